@@ -1,0 +1,744 @@
+"""The two models: a VQ-VAE that turns images into grids of codes, and a gated PixelCNN prior over them.
+
+VQ-VAE: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017
+(arXiv:1711.00937). Prior: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders",
+2016 (arXiv:1606.05328). In shape comments B is the batch, (H, W) the image, (h, w) the code grid,
+K the number of codes, D their dimension and C a width in channels.
+"""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras import layers, ops
+
+STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
+LAPLACIAN_LEVELS = 3
+LOG_2 = 0.6931471805599453
+
+registered = keras.saving.register_keras_serializable("brains")
+
+
+# ---- building blocks of the VQ-VAE ------------------------------------------------------------
+
+
+def space_to_depth(x, block):
+    """(B, H, W, C) -> (B, H/block, W/block, block² C), so that no layer works at full resolution."""
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, height // block, block, width // block, block, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height // block, width // block, block * block * channels))
+
+
+def depth_to_space(x, block):
+    """The inverse of ``space_to_depth``: (B, h, w, block² C) -> (B, h block, w block, C)."""
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, height, width, block, block, channels // block**2))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height * block, width * block, channels // block**2))
+
+
+@registered
+class ResidualBlock(layers.Layer):
+    """x + conv(relu(conv(relu(x)))), the identity at the start because the last kernel starts at zero."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        policy = self.dtype_policy
+        self.first = layers.Conv2D(width, 3, padding="same", kernel_initializer="he_normal",
+                                   name="first", dtype=policy)
+        self.second = layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros",
+                                    name="second", dtype=policy)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build(shape)
+
+    def call(self, x):
+        return x + self.second(ops.relu(self.first(ops.relu(x))))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def level_widths(downsample, width):
+    """Channels at 1/4, 1/8, … of the image's resolution, down to 1/downsample."""
+    return [width if reduction == STEM else 2 * width
+            for reduction in (4, 8, 16) if reduction <= downsample]
+
+
+@registered
+class Encoder(layers.Layer):
+    """Images (B, H, W, 1) float in [0, 1] -> z_e (B, H/downsample, W/downsample, code_dim).
+
+    Residual, as in van den Oord et al. 2017 §4.1, with a space-to-depth stem: one-channel convolutions
+    at full resolution cost more than all the rest.
+    """
+
+    def __init__(self, downsample=8, width=64, residual_blocks=2, code_dim=16, **options):
+        super().__init__(**options)
+        self.downsample, self.width = downsample, width
+        self.residual_blocks, self.code_dim = residual_blocks, code_dim
+        policy, widths = self.dtype_policy, level_widths(downsample, width)
+        self.steps = [layers.Conv2D(widths[0], 3, padding="same", name="stem", dtype=policy)]
+        for level, channels in enumerate(widths):
+            if level > 0:
+                self.steps.append(layers.Conv2D(channels, 4, strides=2, padding="same",
+                                                name=f"down_{level}", dtype=policy))
+            self.steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=policy)
+                           for block in range(residual_blocks)]
+        self.to_code = layers.Conv2D(code_dim, 1, name="to_code", dtype=policy)
+
+    def build(self, shape):
+        shape = (None, shape[1] // STEM, shape[2] // STEM, STEM * STEM * shape[3])
+        for step in [*self.steps, self.to_code]:
+            step.build(shape)
+            shape = step.compute_output_shape(shape) if isinstance(step, layers.Conv2D) else shape
+
+    def call(self, images):
+        x = space_to_depth(images, STEM)  # (B, H/4, W/4, 16)
+        for step in self.steps:
+            x = step(x)
+        return self.to_code(ops.relu(x))  # (B, h, w, D)
+
+    def get_config(self):
+        return {**super().get_config(), "downsample": self.downsample, "width": self.width,
+                "residual_blocks": self.residual_blocks, "code_dim": self.code_dim}
+
+
+@registered
+class Decoder(layers.Layer):
+    """z_q (B, h, w, code_dim) -> images (B, h·downsample, w·downsample, 1), unbounded float32.
+
+    The mirror of the encoder, with sub-pixel upsampling and one residual block at half resolution.
+    """
+
+    def __init__(self, downsample=8, width=64, residual_blocks=2, code_dim=16, **options):
+        super().__init__(**options)
+        self.downsample, self.width = downsample, width
+        self.residual_blocks, self.code_dim = residual_blocks, code_dim
+        policy, widths = self.dtype_policy, level_widths(downsample, width)[::-1]
+        self.steps = [layers.Conv2D(widths[0], 3, padding="same", name="from_code", dtype=policy)]
+        for level, channels in enumerate(widths):
+            self.steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=policy)
+                           for block in range(residual_blocks)]
+            following = widths[level + 1] if level + 1 < len(widths) else width // 2
+            self.steps.append(layers.Conv2D(4 * following, 3, padding="same", name=f"up_{level}", dtype=policy))
+        self.steps.append(ResidualBlock(width // 2, name="residual_half", dtype=policy))
+        self.to_pixels = layers.Conv2D(4, 3, padding="same", name="to_pixels", dtype=policy)
+
+    def build(self, shape):
+        for step in [*self.steps, self.to_pixels]:
+            step.build(shape)
+            if isinstance(step, layers.Conv2D):
+                shape = step.compute_output_shape(shape)
+            if step.name.startswith("up_"):
+                shape = (None, shape[1] * 2, shape[2] * 2, shape[3] // 4)
+
+    def call(self, z_q):
+        x = z_q
+        for step in self.steps:
+            x = step(x)
+            if step.name.startswith("up_"):
+                x = depth_to_space(x, 2)  # (B, 2h, 2w, C)
+        pixels = self.to_pixels(ops.relu(x))  # (B, H/2, W/2, 4)
+        return ops.cast(depth_to_space(pixels, 2), "float32")  # (B, H, W, 1)
+
+    def get_config(self):
+        return {**super().get_config(), "downsample": self.downsample, "width": self.width,
+                "residual_blocks": self.residual_blocks, "code_dim": self.code_dim}
+
+
+@registered
+class VectorQuantizer(layers.Layer):
+    """The nearest of K codes for every vector (van den Oord et al. 2017 §3.1), always in float32.
+
+    With ``ema`` the codebook is the moving average of the vectors assigned to each code (appendix A.1);
+    otherwise it is trained by gradients (equation 3). Nothing here moves unless ``update`` is called.
+
+    Weights: ``codebook`` (D, K), stored so that the distances need no transpose; ``counts`` (K,) and
+    ``sums`` (D, K), the averages it is made of, which start at 1 and at the codebook: counts that start
+    at 0 throw unused codes to norms of a million on the first step.
+    """
+
+    def __init__(self, num_codes=128, code_dim=16, ema=True, decay=0.99, revival=0.1, **options):
+        options["dtype"] = "float32"
+        super().__init__(**options)
+        self.num_codes, self.code_dim, self.ema = num_codes, code_dim, ema
+        self.decay, self.revival = decay, revival
+
+    def build(self, shape):
+        self.codebook = self.add_weight(name="codebook", shape=(self.code_dim, self.num_codes),
+                                        initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
+                                        trainable=not self.ema)
+        if self.ema:
+            self.counts = self.add_weight(name="counts", shape=(self.num_codes,), initializer="ones",
+                                          trainable=False)
+            self.sums = self.add_weight(name="sums", shape=(self.code_dim, self.num_codes),
+                                        initializer="zeros", trainable=False)
+            self.sums.assign(self.codebook)
+
+    def call(self, z_e):
+        """z_e (B, h, w, D) -> codes (B, h, w) int32 and their embeddings (B, h, w, D) float32."""
+        codes = self.nearest(z_e)
+        return codes, self.embed(codes)
+
+    def nearest(self, z_e):
+        """The code of least squared distance: argmax of z·c − ‖c‖²/2, for ‖z‖² is the same for all."""
+        flat = ops.reshape(z_e, (-1, self.code_dim))  # (B h w, D)
+        scores = ops.matmul(flat, self.codebook) - 0.5 * ops.sum(self.codebook**2, axis=0)  # (B h w, K)
+        return ops.reshape(ops.cast(ops.argmax(scores, axis=-1), "int32"), ops.shape(z_e)[:-1])
+
+    def embed(self, codes):
+        """codes (B, h, w) int -> (B, h, w, D) float32."""
+        return ops.take(ops.transpose(self.codebook), codes, axis=0)
+
+    def initialise(self, z_e, seed):
+        """Set the codebook to K of the encoder's outputs; ``seed`` is a pair of ints."""
+        flat = ops.reshape(ops.cast(z_e, "float32"), (-1, self.code_dim))
+        order = tf.argsort(tf.random.stateless_uniform((flat.shape[0],), seed))
+        chosen = ops.take(flat, ops.arange(self.num_codes) % flat.shape[0], axis=0) if \
+            flat.shape[0] < self.num_codes else ops.take(flat, order[: self.num_codes], axis=0)
+        self.codebook.assign(ops.transpose(chosen))
+        if self.ema:
+            self.counts.assign(ops.ones_like(self.counts))
+            self.sums.assign(self.codebook)
+
+    def update(self, z_e, codes, seed, revive):
+        """One step of the moving averages; ``revive`` (bool) also replaces the codes that died.
+
+        A code is dead when its count falls below ``revival`` times the mean. It is put on a vector of
+        this batch, drawn in proportion to its squared error as k-means++ seeds its centres (Arthur &
+        Vassilvitskii 2007), with embedding, count and sum reset together.
+        """
+        flat = ops.reshape(z_e, (-1, self.code_dim))  # (N, D)
+        assigned = ops.one_hot(ops.reshape(codes, (-1,)), self.num_codes)  # (N, K)
+        counts = self.decay * self.counts + (1 - self.decay) * ops.sum(assigned, axis=0)
+        sums = self.decay * self.sums + (1 - self.decay) * ops.matmul(ops.transpose(flat), assigned)
+        codebook = ops.where(counts > 1e-6, sums / ops.maximum(counts, 1e-6), self.codebook)  # (D, K)
+
+        mean_count = ops.sum(counts) / self.num_codes
+        dead = ops.logical_and(counts < self.revival * mean_count, revive)  # (K,)
+        error = ops.sum((flat - ops.matmul(assigned, ops.transpose(self.codebook))) ** 2, axis=-1)
+        uniform = tf.random.stateless_uniform(tf.shape(error), seed, minval=1e-12)
+        gumbel = -ops.log(-ops.log(uniform))
+        _, chosen = ops.top_k(ops.log(error + 1e-12) + gumbel, min(self.num_codes, flat.shape[0]))  # distinct rows
+        chosen = ops.take(chosen, ops.arange(self.num_codes) % chosen.shape[0])
+        replacement = ops.transpose(ops.take(flat, chosen, axis=0))  # (D, K)
+
+        counts = ops.where(dead, mean_count, counts)
+        codebook = ops.where(dead, replacement, codebook)
+        self.counts.assign(counts)
+        self.sums.assign(ops.where(dead, replacement * mean_count, sums))
+        self.codebook.assign(codebook)
+
+    def get_config(self):
+        return {**super().get_config(), "num_codes": self.num_codes, "code_dim": self.code_dim,
+                "ema": self.ema, "decay": self.decay, "revival": self.revival}
+
+
+def reconstruction_error(images, reconstructions):
+    """Mean absolute error, plus that of each band of a Laplacian pyramid (Burt & Adelson 1983).
+
+    Both (B, H, W, 1) float32. The pyramid is linear, so it is taken of the difference; its bands make
+    edges and folds count, which the plain error trades for smoothness.
+    """
+    difference = images - reconstructions
+    error = ops.mean(ops.abs(difference))
+    for _ in range(LAPLACIAN_LEVELS):
+        coarse = ops.average_pool(difference, 2, 2)
+        band = space_to_depth(difference, 2) - coarse  # (B, H/2, W/2, 4): each pixel minus its block's mean
+        error += ops.mean(ops.abs(band))
+        difference = coarse
+        if difference.shape[1] % 2 or difference.shape[2] % 2:
+            break
+    return error
+
+
+@registered
+class VQVAE(keras.Model):
+    """Encoder, vector quantizer and decoder, and how they are trained.
+
+    Args:
+        image_shape: (H, W, 1), each side a multiple of ``downsample``.
+        downsample: pixels per code along each side: 4, 8 or 16.
+        num_codes, code_dim: K and D.
+        commitment_cost: β of equation 3; it moves the encoder only.
+        ema: whether the codebook is a moving average (else gradient-trained).
+        width, residual_blocks: of encoder and decoder.
+        seed: of everything drawn in training, together with the step.
+    """
+
+    def __init__(self, image_shape, downsample=8, num_codes=128, code_dim=16, commitment_cost=0.25,
+                 ema=True, width=64, residual_blocks=2, seed=0, **options):
+        super().__init__(**options)
+        self.image_shape = tuple(image_shape)
+        self.settings = dict(downsample=downsample, num_codes=num_codes, code_dim=code_dim,
+                             commitment_cost=commitment_cost, ema=ema, width=width,
+                             residual_blocks=residual_blocks, seed=seed)
+        net = dict(downsample=downsample, width=width, residual_blocks=residual_blocks,
+                   code_dim=code_dim, dtype=self.dtype_policy)
+        self.encoder = Encoder(name="encoder", **net)
+        self.quantizer = VectorQuantizer(num_codes, code_dim, ema, name="quantizer")
+        self.decoder = Decoder(name="decoder", **net)
+        self.build()
+
+    def build(self, shape=None):
+        if self.built:
+            return
+        height, width, channels = self.image_shape
+        downsample = self.settings["downsample"]
+        self.code_grid = (height // downsample, width // downsample)
+        codes = (None, *self.code_grid, self.settings["code_dim"])
+        self.encoder.build((None, height, width, channels))
+        self.quantizer.build(codes)
+        self.decoder.build(codes)
+        self.built = True
+
+    def call(self, images):
+        """Images (B, H, W, 1) in [0, 1] -> reconstructions, the same."""
+        return self.decode(self.encode(images))
+
+    def encode(self, images):
+        """Images (B, H, W, 1) in [0, 1] -> codes (B, h, w) int32."""
+        return self.quantizer.nearest(ops.cast(self.encoder(images), "float32"))
+
+    def decode(self, codes):
+        """Codes (B, h, w) int -> images (B, H, W, 1) float32 in [0, 1]."""
+        return ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+
+    def initialise_codebook(self, images):
+        """Set the codebook to the encoder's outputs for these images (B, H, W, 1)."""
+        z_e = self.encoder(images)
+        self.quantizer.initialise(z_e, (self.settings["seed"], 0))
+
+    def losses_of(self, images):
+        """The terms of equation 3 for a batch, and what the codebook's moving average needs."""
+        z_e = ops.cast(self.encoder(images), "float32")  # (B, h, w, D)
+        codes, embedded = self.quantizer(z_e)
+        straight_through = z_e + ops.stop_gradient(embedded - z_e)  # value of the code, gradient of z_e
+        reconstructions = self.decoder(straight_through)
+        terms = {"reconstruction": reconstruction_error(images, reconstructions),
+                 "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)}
+        if not self.quantizer.ema:
+            terms["codebook"] = ops.mean((ops.stop_gradient(z_e) - embedded) ** 2)
+        terms["squared"] = ops.stop_gradient(ops.mean((images - reconstructions) ** 2))
+        return terms, z_e, codes
+
+    def total(self, terms):
+        """Reconstruction + β commitment (+ codebook)."""
+        return (terms["reconstruction"] + self.settings["commitment_cost"] * terms["commitment"]
+                + terms.get("codebook", 0.0))
+
+    def train_step(self, batch):
+        """One optimizer step on ``batch["image"]``; returns the loss, its terms and the codes seen."""
+        with tf.GradientTape() as tape:
+            terms, z_e, codes = self.losses_of(batch["image"])
+            loss = self.total(terms)
+        weights = self.trainable_variables
+        step = ops.cast(self.optimizer.iterations, "int32")
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        if self.quantizer.ema:
+            # No code is revived in the last quarter: the decoder needs time to learn a moved code.
+            revive = step < tf.cast(0.75 * self.planned_steps, tf.int32)
+            self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]), revive)
+        return {"loss": loss, **terms, "codes": codes}
+
+    planned_steps = 0  # how long the training will be; train.py sets it, nothing is revived without it
+
+    def get_config(self):
+        return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
+
+
+# ---- the prior --------------------------------------------------------------------------------
+
+
+def choose_dilations(grid, num_layers):
+    """Dilations for which the PixelCNN's receptive field covers the grid (h, w), as small as possible.
+
+    Every layer adds its dilation to the reach, upwards and to both sides. One layer at a time is doubled,
+    every second one first, as long as every distance in between stays reachable.
+
+    Raises:
+        ValueError: too few layers to cover the grid.
+    """
+    dilations = [1] * num_layers
+    while sum(dilations) < max(grid) - 1:
+        for layer in sorted(range(num_layers), key=lambda i: (i % 2 == 0, dilations[i])):
+            doubled = dilations[:layer] + [2 * dilations[layer]] + dilations[layer + 1:]
+            if leaves_no_gap(doubled):
+                dilations = doubled
+                break
+        else:
+            raise ValueError(f"{num_layers} prior layers cannot see the whole {grid[0]}x{grid[1]} grid")
+    return dilations
+
+
+def leaves_no_gap(dilations):
+    """Whether their partial sums make every distance from 0 to their total."""
+    reach = 0
+    for dilation in sorted(dilations):
+        if dilation > reach + 1:
+            return False
+        reach += dilation
+    return True
+
+
+def receptive_field(dilations):
+    """(rows up, columns to each side) that the prior sees from a code."""
+    return 1 + sum(dilations), sum(dilations)
+
+
+def gate(x):
+    """tanh(first half) · sigmoid(second half) of the channels (equation 2): (…, 2C) -> (…, C)."""
+    features, gates = ops.split(x, 2, axis=-1)
+    return ops.tanh(features) * ops.sigmoid(gates)
+
+
+def dense(x, kernel):
+    """(…, A) by (A, B) as one flat product: batched ones are several times slower on a CPU."""
+    flat = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
+    return ops.reshape(flat, (*ops.shape(x)[:-1], kernel.shape[-1]))
+
+
+@registered
+class GatedLayer(layers.Layer):
+    """One layer of both stacks (van den Oord et al. 2016, figure 2), conditional as in §2.3.
+
+    The model has shifted its inputs by one row (vertical stack) and one column (horizontal stack), so
+    each layer may look at its own place: the vertical kernel covers this row and the one ``dilation``
+    above it, three columns wide; the horizontal kernel this column and the one ``dilation`` to the left.
+    Nothing is masked, so nothing can leak.
+    """
+
+    def __init__(self, width, dilation=1, dropout=0.0, **options):
+        super().__init__(**options)
+        self.width, self.dilation, self.dropout = width, dilation, dropout
+
+    def build(self, shape):
+        width, weight = self.width, self.add_weight
+        self.vertical_kernel = weight(name="vertical_kernel", shape=(2, 3, width, 2 * width))
+        self.horizontal_kernel = weight(name="horizontal_kernel", shape=(1, 2, width, 2 * width))
+        self.vertical_to_horizontal = weight(name="vertical_to_horizontal", shape=(2 * width, 2 * width))
+        self.condition_kernel = weight(name="condition_kernel", shape=(width, 4 * width))
+        self.vertical_bias = weight(name="vertical_bias", shape=(2 * width,), initializer="zeros")
+        self.horizontal_bias = weight(name="horizontal_bias", shape=(2 * width,), initializer="zeros")
+        self.out_kernel = weight(name="out_kernel", shape=(width, 2 * width))
+        self.out_bias = weight(name="out_bias", shape=(2 * width,), initializer="zeros")
+
+    def conditions(self, condition):
+        """condition (B, C) -> what it adds to the vertical and to the horizontal units, (B, 2C) each."""
+        return ops.split(ops.matmul(condition, self.condition_kernel), 2, axis=-1)
+
+    def leave(self, horizontal, gated):
+        """The residual connection and the skip output, from one product."""
+        residual, skip = ops.split(dense(gated, self.out_kernel) + self.out_bias, 2, axis=-1)
+        return horizontal + residual, skip
+
+    def call(self, vertical, horizontal, condition, seed=None):
+        """vertical, horizontal (B, h, w, C), condition (B, C) -> the next two and the skip output.
+
+        ``seed`` (a pair of ints) turns the dropout on.
+        """
+        d = self.dilation
+        to_vertical, to_horizontal = self.conditions(condition)
+        padded = ops.pad(vertical, ((0, 0), (d, 0), (d, d), (0, 0)))
+        v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
+        v = v + self.vertical_bias + to_vertical[:, None, None]
+        padded = ops.pad(horizontal, ((0, 0), (0, 0), (d, 0), (0, 0)))
+        h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
+        h = h + dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None, None]
+        gated = gate(h)
+        if seed is not None and self.dropout:
+            gated = drop_channels(gated, self.dropout, seed)
+        return gate(v), *self.leave(horizontal, gated)
+
+    def row(self, above, row, to_vertical, to_horizontal):
+        """The vertical stack for one row, from the row ``dilation`` above: (B, w, C) each.
+
+        Returns the row's output (B, w, C) and what it adds to the horizontal units (B, w, 2C).
+        """
+        d, w = self.dilation, row.shape[1]
+        above, row = (ops.pad(x, ((0, 0), (d, d), (0, 0))) for x in (above, row))
+        seen = ops.concatenate([x[:, i * d: i * d + w] for x in (above, row) for i in range(3)], axis=-1)
+        v = dense(seen, ops.reshape(self.vertical_kernel, (6 * self.width, 2 * self.width)))
+        v = v + self.vertical_bias + to_vertical[:, None]
+        context = dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None]
+        return gate(v), context
+
+    def column(self, left, cell, context):
+        """The horizontal stack for one code, from the cell ``dilation`` to the left: (B, C) each."""
+        kernel = ops.reshape(self.horizontal_kernel, (2 * self.width, 2 * self.width))
+        h = ops.matmul(ops.concatenate([left, cell], axis=-1), kernel) + context
+        return self.leave(cell, gate(h))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "dilation": self.dilation,
+                "dropout": self.dropout}
+
+
+def drop_channels(x, rate, seed):
+    """Spatial dropout (Tompson et al. 2015): whole channels of an image at once, from a stateless seed."""
+    kept = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, x.shape[-1]), seed) >= rate
+    return x * ops.cast(kept, x.dtype) / (1 - rate)
+
+
+@registered
+class GatedPixelCNN(keras.Model):
+    """p(codes | label, position), code by code in raster order (van den Oord et al. 2016).
+
+    Args:
+        grid: (h, w) of the codes.
+        num_codes: K.
+        num_labels, num_positions: conditions are given as 1 … n; 0 means none, the unconditional model.
+        num_augmentations: length of the vector that tells how a training image was augmented, zeros for
+            an image as it is: so the prior learns from augmented codes without sampling them (Jun et
+            al., "Distribution Augmentation for Generative Modeling", 2020).
+        num_layers, width: of the two stacks.
+        dropout: rate of the spatial dropout in every layer's horizontal unit.
+        condition_dropout: how often training drops the label, and independently the position.
+        seed: of everything drawn in training, together with the step.
+        vqvae_sha256: of the file of the VQ-VAE whose codes these are.
+    """
+
+    def __init__(self, grid, num_codes, num_labels=0, num_positions=0, num_augmentations=6, num_layers=12,
+                 width=128, dropout=0.0, condition_dropout=0.1, seed=0, vqvae_sha256="", **options):
+        super().__init__(**options)
+        self.vqvae_sha256 = vqvae_sha256
+        self.grid, self.num_codes, self.width = tuple(grid), num_codes, width
+        self.settings = dict(num_labels=num_labels, num_positions=num_positions,
+                             num_augmentations=num_augmentations, num_layers=num_layers, width=width,
+                             dropout=dropout, condition_dropout=condition_dropout, seed=seed)
+        self.stack = [GatedLayer(width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
+                      for i, dilation in enumerate(choose_dilations(grid, num_layers))]
+        self.build()
+
+    def build(self, shape=None):
+        if self.built:
+            return
+        width, settings = self.width, self.settings
+        normal = keras.initializers.RandomNormal(stddev=0.5, seed=settings["seed"])
+        small = keras.initializers.RandomNormal(stddev=0.05, seed=settings["seed"])
+
+        def weight(name, shape, initializer="glorot_uniform"):
+            return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32")
+
+        self.code_embedding = weight("code_embedding", (self.num_codes, width), normal)
+        self.start = weight("start", (2, width), normal)  # what lies above the first row, left of the first column
+        self.grid_embedding = weight("grid_embedding", (*self.grid, width), small)
+        self.label_embedding = weight("label_embedding", (settings["num_labels"] + 1, width), small)
+        self.position_embedding = weight("position_embedding", (settings["num_positions"] + 1, width), small)
+        self.augmentation_kernel = weight("augmentation_kernel", (settings["num_augmentations"], width), small)
+        self.hidden_kernel = weight("hidden_kernel", (width, width))
+        self.hidden_bias = weight("hidden_bias", (width,), "zeros")
+        self.logits_kernel = weight("logits_kernel", (width, self.num_codes), "zeros")
+        self.logits_bias = weight("logits_bias", (self.num_codes,), "zeros")
+        for layer in self.stack:
+            layer.build((None, *self.grid, width))
+        self.built = True
+
+    @property
+    def receptive_field(self):
+        """(rows up, columns to each side) seen from a code."""
+        return receptive_field([layer.dilation for layer in self.stack])
+
+    def condition(self, label, position, augmentation=None):
+        """label, position (B,) int with 0 = none, augmentation (B, A) float -> (B, C)."""
+        total = ops.take(self.label_embedding, label, axis=0) + ops.take(self.position_embedding, position, axis=0)
+        if augmentation is not None:
+            total = total + ops.matmul(augmentation, self.augmentation_kernel)
+        return ops.cast(total, self.compute_dtype)
+
+    def call(self, codes, label, position, augmentation=None, seed=None):
+        """codes (B, h, w) int -> logits (B, h, w, K) float32, each from the codes before it alone."""
+        cells = ops.take(self.code_embedding, codes, axis=0)  # (B, h, w, C)
+        return self.logits(cells, self.condition(label, position, augmentation), seed)
+
+    def logits(self, cells, condition, seed=None):
+        """Embedded codes (B, h, w, C) and condition (B, C) -> logits (B, h, w, K) float32."""
+        batch, (h, w) = ops.shape(cells)[0], self.grid
+        above = ops.broadcast_to(self.start[0], (batch, 1, w, self.width))
+        left = ops.broadcast_to(self.start[1], (batch, h, 1, self.width))
+        vertical = ops.concatenate([above, cells[:, :-1]], axis=1) + self.grid_embedding
+        horizontal = ops.concatenate([left, cells[:, :, :-1]], axis=2) + self.grid_embedding
+        vertical, horizontal = (ops.cast(x, self.compute_dtype) for x in (vertical, horizontal))
+        total = 0.0
+        for i, layer in enumerate(self.stack):
+            layer_seed = None if seed is None else ops.stack([seed[0], seed[1] + i])
+            vertical, horizontal, skip = layer(vertical, horizontal, condition, seed=layer_seed)
+            total = total + skip
+        return self.head(total)
+
+    def head(self, skips):
+        """The sum of the skip outputs (…, C) -> logits (…, K) float32."""
+        hidden_kernel, logits_kernel = (ops.cast(x, self.compute_dtype)
+                                        for x in (self.hidden_kernel, self.logits_kernel))
+        hidden = ops.relu(dense(ops.relu(skips), hidden_kernel) + ops.cast(self.hidden_bias, self.compute_dtype))
+        return ops.cast(dense(hidden, logits_kernel), "float32") + self.logits_bias
+
+    def log_likelihood(self, codes, label, position, augmentation=None, seed=None):
+        """Natural log-likelihood of every code given those before it: (B, h, w) float32."""
+        logits = self.call(codes, label, position, augmentation, seed)
+        return tfp.distributions.Categorical(logits=logits).log_prob(codes)
+
+    def bits_per_code(self, codes, label, position):
+        """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
+        return -ops.mean(self.log_likelihood(codes, label, position), axis=(1, 2)) / LOG_2
+
+    def train_step(self, batch):
+        """One optimizer step on ``batch`` of code, label, position and augmentation; the bits per code."""
+        step = ops.cast(self.optimizer.iterations, "int32")
+        seed = ops.stack([self.settings["seed"], step * 1024])
+        label, position = (self.drop_condition(batch[name], seed + ops.array([0, i], dtype="int32"))
+                           for i, name in ((512, "label"), (513, "position")))
+        with tf.GradientTape() as tape:
+            log_likelihood = self.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
+            loss = -ops.mean(log_likelihood) / LOG_2
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+    def drop_condition(self, condition, seed):
+        """(B,) int -> the same, each set to 0 (none) with probability ``condition_dropout``."""
+        kept = tf.random.stateless_uniform(tf.shape(condition), seed) >= self.settings["condition_dropout"]
+        return ops.where(kept, condition, 0)
+
+    def sample(self, uniforms, label, position, temperature=1.0, top_k=None, top_p=None, known=None, mask=None):
+        """Draw code grids, one row and one column at a time, each from cached features.
+
+        Args:
+            uniforms: (B, h, w) float32 in [0, 1): the draws are by inverse CDF, so grid i depends on its
+                own uniforms alone.
+            label, position: (B,) int, 0 for none.
+            temperature, top_k, top_p: of the distribution drawn from; likelihoods stay those of the model.
+            known, mask: (B, h, w) int codes and bool: where the mask is true the code is kept.
+
+        Returns:
+            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
+        """
+        uniforms = tf.convert_to_tensor(uniforms, tf.float32)
+        if known is None:
+            known, mask = tf.zeros(uniforms.shape, tf.int32), tf.zeros(uniforms.shape, tf.bool)
+        codes, _, log_likelihood = self._sample(
+            uniforms, tf.convert_to_tensor(label, tf.int32), tf.convert_to_tensor(position, tf.int32),
+            tf.convert_to_tensor(known, tf.int32), tf.convert_to_tensor(mask, tf.bool),
+            tf.constant(temperature, tf.float32), top_k, top_p, False)
+        return codes, log_likelihood
+
+    def cached_logits(self, codes, label, position):
+        """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
+        codes = tf.convert_to_tensor(codes, tf.int32)
+        return self._sample(tf.zeros(codes.shape), tf.convert_to_tensor(label, tf.int32),
+                            tf.convert_to_tensor(position, tf.int32), codes, tf.ones(codes.shape, tf.bool),
+                            tf.constant(1.0), None, None, True)[1]
+
+    @tf.function
+    def _sample(self, uniforms, label, position, known, mask, temperature, top_k, top_p, keep_logits):
+        batch, (h, w), width = uniforms.shape[0], self.grid, self.width
+        to_stacks = [layer.conditions(self.condition(label, position)) for layer in self.stack]
+        row_caches = [tf.zeros((batch, layer.dilation, w, width), self.compute_dtype) for layer in self.stack]
+        cells = tf.broadcast_to(self.start[0], (batch, w, width))  # the row above, embedded
+        code_rows = tf.TensorArray(tf.int32, h, element_shape=(batch, w))
+        logit_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch, self.num_codes))
+        log_likelihood = tf.zeros((batch,))
+        for r in tf.range(h):
+            row = tf.cast(cells + self.grid_embedding[r], self.compute_dtype)  # (B, w, C)
+            contexts, caches = [], []
+            for layer, cache, to_stack in zip(self.stack, row_caches, to_stacks, strict=True):
+                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, w, C)
+                row, context = layer.row(cache[:, 0], row, *to_stack)
+                contexts.append(tf.transpose(context, (1, 0, 2)))  # (w, B, 2C)
+            row_caches = caches
+            cell_caches = [tf.zeros((batch, layer.dilation, width), self.compute_dtype) for layer in self.stack]
+            left = tf.broadcast_to(self.start[1], (batch, width))  # the code to the left, embedded
+            codes = tf.TensorArray(tf.int32, w, element_shape=(batch,))
+            logits_of_row = tf.TensorArray(tf.float32, w, element_shape=(batch, self.num_codes))
+            for c in tf.range(w):
+                cell = tf.cast(left + self.grid_embedding[r, c], self.compute_dtype)  # (B, C)
+                total, caches = tf.zeros((batch, width), self.compute_dtype), []
+                for layer, cache, context in zip(self.stack, cell_caches, contexts, strict=True):
+                    caches.append(tf.concat([cache[:, 1:], cell[:, None]], axis=1))  # (B, dilation, C)
+                    cell, skip = layer.column(cache[:, 0], cell, context[c])
+                    total += skip
+                cell_caches = caches
+                logits = self.head(total)  # (B, K)
+                drawn = draw(truncate(logits / temperature, top_k, top_p), uniforms[:, r, c])
+                code = tf.where(mask[:, r, c], known[:, r, c], drawn)  # (B,)
+                log_likelihood += tfp.distributions.Categorical(logits=logits).log_prob(code)
+                left = tf.gather(self.code_embedding, code)
+                codes = codes.write(c, code)
+                if keep_logits:
+                    logits_of_row = logits_of_row.write(c, logits)
+            codes_of_row = tf.transpose(codes.stack())  # (B, w)
+            code_rows = code_rows.write(r, codes_of_row)
+            if keep_logits:
+                logit_rows = logit_rows.write(r, logits_of_row.stack())
+            cells = tf.gather(self.code_embedding, codes_of_row)
+        logits = tf.transpose(logit_rows.stack(), (2, 0, 1, 3)) if keep_logits else tf.zeros(())
+        return tf.transpose(code_rows.stack(), (1, 0, 2)), logits, log_likelihood
+
+    def get_config(self):
+        return {**super().get_config(), "grid": self.grid, "num_codes": self.num_codes,
+                **self.settings, "vqvae_sha256": self.vqvae_sha256}
+
+
+def truncate(logits, top_k=None, top_p=None):
+    """Logits (B, K) with those outside the top k, or outside the top-p nucleus, set to −infinity.
+
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest codes whose probabilities reach p.
+    """
+    if top_k is not None:
+        least = tf.math.top_k(logits, min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = tf.where(logits < least, -float("inf"), logits)
+    if top_p is not None:
+        ordered = tf.sort(logits, direction="DESCENDING")
+        probabilities = tf.nn.softmax(ordered)
+        inside = tf.cumsum(probabilities, axis=-1, exclusive=True) < top_p  # the likeliest always is
+        least = tf.reduce_min(tf.where(inside, ordered, float("inf")), axis=-1, keepdims=True)
+        logits = tf.where(logits < least, -float("inf"), logits)
+    return logits
+
+
+def draw(logits, uniforms):
+    """Codes (B,) int32 from logits (B, K) by inverse CDF of uniforms (B,) in [0, 1)."""
+    cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # (B, K)
+    threshold = uniforms[:, None] * cumulative[:, -1:]  # rounding can leave the last sum short of 1
+    return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
+
+
+# ---- training ---------------------------------------------------------------------------------
+
+
+class WeightAverage:
+    """Exponential moving average of a model's trainable weights, for evaluation.
+
+    The decay is warmed up, min(decay, (1 + n) / (10 + n)) after n updates: an average that starts from
+    the first weights with full decay is worse than the live ones for thousands of steps.
+    """
+
+    def __init__(self, model, decay):
+        self.weights, self.decay = model.trainable_variables, decay
+        self.averages = [tf.Variable(weight, trainable=False) for weight in self.weights]
+        self.updates = tf.Variable(0, dtype=tf.int64)
+
+    def update(self):
+        """Move every average towards its weight; to be called inside the training step's graph."""
+        n = tf.cast(self.updates.assign_add(1), tf.float32)
+        rate = 1.0 - tf.minimum(self.decay, (1.0 + n) / (10.0 + n))
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.assign_sub(rate * (average - weight))
+
+    def swap(self):
+        """Exchange the averages with the live weights; a second call exchanges them back."""
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            live = tf.identity(weight)
+            weight.assign(average)
+            average.assign(live)
+
+
+def optimizer(learning_rate, steps, warmup_steps=100):
+    """Adam with linear warm-up, cosine decay to zero over ``steps``, and gradients clipped to norm 1."""
+    warmup_steps = min(warmup_steps, steps // 4)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps)
+    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0, name="adam")

@@ -1,0 +1,239 @@
+"""Make brain images with a finished run: sample new ones, or reconstruct given ones.
+
+Samples are drawn code by code from the prior and decoded by the VQ-VAE. Image i of a run of this script
+depends on the seed and on i alone, whatever the number of images.
+"""
+
+import csv
+import datetime
+import shutil
+from pathlib import Path
+
+from utils import (
+    Parser,
+    UserError,
+    image_sheet,
+    load_models,
+    number,
+    open_run,
+    progress,
+    random_generator,
+    run_script,
+    save_png,
+    start_tensorflow,
+    to_bytes,
+    whole_file,
+)
+
+BLOCK = 32  # images per sampling call, always: floating-point sums differ with the shape of the batch
+COLUMNS = 8  # images per row of a sheet
+NONE = "none"
+
+
+def parse_flags(argv):
+    """The flags as a namespace."""
+    parser = Parser(description=__doc__.split("\n\n")[0],
+                    epilog="example: python predict.py --run demo --num-images 32 --label AD --seed 1")
+    parser.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: <run>/samples/<date-time>)")
+    parser.add_argument("--reconstruct", metavar="DIR", help="reconstruct the images in DIR instead of sampling")
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--num-images", type=number(int, 1, 1000000), default=16, metavar="N", help="(default 16)")
+    group.add_argument("--label", help="a label of the run, or none for the unconditional model "
+                                       "(default: drawn from the training mix)")
+    group.add_argument("--position", help="0 (lowest slice) upwards, or none (default: drawn from the training mix)")
+    group.add_argument("--temperature", type=number(float, 0.01, 100), default=1.0, help="(default 1)")
+    group.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest codes only")
+    group.add_argument("--top-p", type=number(float, 0.001, 1), metavar="P",
+                       help="draw from the likeliest codes that reach probability P only")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="(default 0)")
+    return parser.parse_args(argv)
+
+
+# ---- sampling ---------------------------------------------------------------------------------
+
+
+def choose_conditions(flags, config, slices):
+    """The label and position of every image, as ids from 1 with 0 for none: two (N,) int32 arrays.
+
+    What is not given is drawn, label and position together, from the training slices.
+
+    Raises:
+        UserError: a label or position that the run does not know.
+    """
+    import numpy as np
+
+    from metrics import condition_ids
+
+    training = condition_ids(slices[slices["split"] == "train"], config["labels"])
+    draws = [int(random_generator(flags.seed, "conditions", i).integers(len(training["label"])))
+             for i in range(flags.num_images)]
+    label, position = training["label"][draws], training["position"][draws]
+    if flags.label is not None:
+        if flags.label not in (*config["labels"], NONE):
+            raise UserError(f"unknown --label {flags.label}: this run has {', '.join(config['labels'])} and none")
+        label = np.full_like(label, 0 if flags.label == NONE else config["labels"].index(flags.label) + 1)
+    if flags.position is not None:
+        known = [str(i) for i in range(config["num_positions"])]
+        if flags.position not in (*known, NONE):
+            raise UserError(f"unknown --position {flags.position}: this run has 0 to {known[-1]} and none")
+        position = np.full_like(position, 0 if flags.position == NONE else int(flags.position) + 1)
+    return label, position
+
+
+def sample_images(models, config, flags, label, position):
+    """Yield (index, image uint8 (H, W, 1) in the full frame, log-likelihood in bits) of every sample."""
+    import math
+
+    import numpy as np
+
+    import dataset
+
+    vqvae, prior = models
+    box = dataset.Box(*config["crop_box"])
+    for start in progress(range(0, len(label), BLOCK), desc="sampling", unit=" blocks"):
+        indices = range(start, start + BLOCK)  # the last block is padded
+        uniforms = np.stack([random_generator(flags.seed, "codes", i).random(prior.grid, np.float32) for i in indices])
+        conditions = [np.pad(ids[start: start + BLOCK], (0, BLOCK - len(ids[start: start + BLOCK])), mode="edge")
+                      for ids in (label, position)]
+        codes, log_likelihood = prior.sample(uniforms, *conditions, flags.temperature, flags.top_k, flags.top_p)
+        crops = to_bytes(np.asarray(vqvae.decode(codes)))[..., None]
+        images = dataset.paste(crops, box, config["frame"])  # (BLOCK, H, W, 1)
+        for i in range(min(BLOCK, len(label) - start)):
+            yield start + i, images[i], float(log_likelihood[i]) / math.log(2)
+
+
+def sample(flags):
+    """Write brain_00000.png …, sheet.png and samples.csv into a new folder."""
+    import pandas as pd
+
+    folder, config = open_run(flags.run)
+    slices = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "label": str}, keep_default_na=False)
+    label, position = choose_conditions(flags, config, slices)
+    out = Path(flags.out) if flags.out else folder / "samples" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(out) as unfinished:
+        start_tensorflow()
+        models = load_models(folder)
+        rows, shown = [], []
+        for i, image, bits in sample_images(models, config, flags, label, position):
+            row = {"file": f"brain_{i:05d}.png", "index": i, "seed": flags.seed,
+                   "label": config["labels"][label[i] - 1] if label[i] else NONE,
+                   "position": position[i] - 1 if position[i] else NONE, "log_likelihood_bits": f"{bits:.4f}"}
+            save_png(unfinished / row["file"], image)
+            rows.append(row)
+            if len(shown) < 64:
+                shown.append(image)
+        write_csv(unfinished / "samples.csv", rows)
+        captions = [f"{row['label']}, {row['position']}" for row in rows[: len(shown)]]
+        save_sheet(unfinished / "sheet.png", shown, captions, f"samples of {folder.name} (label, position)")
+    print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
+
+
+# ---- reconstruction ---------------------------------------------------------------------------
+
+
+def reconstruct(flags):
+    """Write originals, reconstructions and differences of the images in a folder, and their metrics."""
+    import numpy as np
+
+    import dataset
+    from metrics import encode_images, image_metrics, mean_by_person, value_of
+
+    folder, config = open_run(flags.run, stage="vqvae")
+    slices = dataset.find_slices(flags.reconstruct, config["subject_pattern"], config["metadata"])
+    out = Path(flags.out) if flags.out else folder / "samples" / f"reconstruct-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(out) as unfinished:
+        start_tensorflow()
+        (vqvae,) = load_models(folder, prior=False)
+        loaded = dataset.load_images(flags.reconstruct, slices["path"].tolist(), tuple(config["frame"]))
+        box, frame = dataset.Box(*config["crop_box"]), config["frame"]
+        outside = dataset.outside(loaded.brain_boxes, box)
+        slices = slices[loaded.usable].reset_index(drop=True)
+        rows, shown = [], {"originals": [], "reconstructions": [], "differences": []}
+        for start in progress(range(0, len(slices), BLOCK), desc="reconstructing", unit=" blocks"):
+            originals = loaded.images[start: start + BLOCK]
+            codes = encode_images(vqvae, originals, box)
+            crops = to_bytes(np.asarray(vqvae.decode(codes)))[..., None]
+            images = dataset.paste(crops, box, frame)
+            for i, (original, image) in enumerate(zip(originals, images, strict=True), start):
+                stem = f"{i:05d}_{Path(slices['path'][i]).stem}"
+                save_png(unfinished / f"{stem}_original.png", original)
+                save_png(unfinished / f"{stem}_reconstruction.png", image)
+                difference = image.astype(float) - original
+                save_png(unfinished / f"{stem}_difference.png", (difference / 255 + 1) / 2)
+                rows.append({"file": slices["path"][i], "outside_box": bool(outside[i]),
+                             **image_metrics(original, image)})
+        write_csv(unfinished / "reconstructions.csv", rows)
+        chosen = np.unique(np.linspace(0, len(slices) - 1, COLUMNS).round().astype(int))
+        for i in chosen:
+            codes = encode_images(vqvae, loaded.images[i: i + 1], box)
+            image = dataset.paste(to_bytes(np.asarray(vqvae.decode(codes)))[..., None], box, frame)[0]
+            shown["originals"].append(loaded.images[i] / 255)
+            shown["reconstructions"].append(image / 255)
+            shown["differences"].append((image - loaded.images[i].astype(float)) / 255)
+        image_sheet(unfinished / "sheet.png", np.stack([image for row in shown.values() for image in row]),
+                    len(chosen), list(shown), title=f"reconstructions by {folder.name}", differences=(2,))
+    if outside.any():
+        print(f"{outside.sum()} of {len(outside)} images have brain outside the run's crop box; it is cut off")
+    metrics = [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
+    means = {key: value_of(value) for key, value in mean_by_person(metrics, slices["subject"]).items()}
+    print(f"{len(rows)} images of {slices['subject'].nunique()} people; means over people: "
+          + ", ".join(f"{key} {value:.4g}" for key, value in means.items() if value is not None))
+    print(f"{out / 'sheet.png'}, {out / 'reconstructions.csv'}")
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+class new_folder:
+    """A context that fills a folder beside ``path`` and renames it into place when all went well.
+
+    Raises:
+        UserError: ``path`` holds something already, or cannot be written.
+    """
+
+    def __init__(self, path):
+        self.path, self.unfinished = path, path.parent / f".unfinished-{path.name}"
+
+    def __enter__(self):
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} already holds something and is left alone: choose another --out")
+        try:
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            self.unfinished.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another --out") from None
+        return self.unfinished
+
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            return
+        if self.path.exists():
+            self.path.rmdir()
+        self.unfinished.rename(self.path)
+
+
+def write_csv(path, rows):
+    """Write a list of dicts with the same keys."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def save_sheet(path, images, captions, title):
+    """The contact sheet of the samples."""
+    import numpy as np
+
+    image_sheet(path, np.stack(images), min(COLUMNS, len(images)), captions=captions, title=title)
+
+
+def main(argv):
+    """Sample or reconstruct; see ``python predict.py --help``."""
+    flags = parse_flags(argv)
+    (reconstruct if flags.reconstruct else sample)(flags)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,596 @@
+"""Train a VQ-VAE on brain slices, then a gated PixelCNN prior on its codes: both stages in one command.
+
+Everything a finished run consists of lies in one folder, runs/<name>/, which predict.py and evaluate.py
+need and nothing else does. Without --data the embedded demo cohort of simulated people is made and used.
+"""
+
+import csv
+import datetime
+import json
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from utils import (
+    Parser,
+    UserError,
+    load_json,
+    load_models,
+    low_precision_candidate,
+    number,
+    open_run,
+    progress,
+    run_folder,
+    run_script,
+    save_json,
+    save_model,
+    start_tensorflow,
+)
+
+DEMO_PEOPLE = 100
+VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
+AVERAGE_DECAY = 0.998
+PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
+
+PRESETS = {
+    "smoke": dict(image_size=(60, 64), num_codes=32, code_dim=8, vqvae_width=16, residual_blocks=1,
+                  vqvae_steps=20, prior_steps=20, prior_layers=5, prior_width=16, batch_size=8,
+                  evaluations=2, slice_limit=64, precision="float32"),
+    "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
+                 vqvae_steps=1500, prior_steps=1500, prior_layers=10, prior_width=96, batch_size=8,
+                 evaluations=8, slice_limit=None, precision="auto"),
+    "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
+                    vqvae_steps=4000, prior_steps=4000, prior_layers=12, prior_width=128, batch_size=8,
+                    evaluations=12, slice_limit=None, precision="auto"),
+    "large": dict(image_size=None, num_codes=512, code_dim=32, vqvae_width=128, residual_blocks=3,
+                  vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, batch_size=32,
+                  evaluations=40, slice_limit=None, precision="auto"),
+}
+COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.5, flip=False,
+              gradient_codebook=False, crop=True, prior_dropout=0.1, allow_overlap=False,
+              metadata=None, subject_pattern=None)
+DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
+VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook",
+               "vqvae_width", "residual_blocks", "vqvae_steps")
+
+
+# ---- flags → config ---------------------------------------------------------------------------
+
+
+def parse_flags(argv):
+    """The flags that were given, and only those, as a dict."""
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog="example: python train.py --data AD_NC --run adni")
+    suppress = {"default": None}
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", metavar="DIR", help="folder of slices (default: the simulated demo cohort)")
+    group.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
+    group.add_argument("--subject-pattern", metavar="REGEX",
+                       help="how a file name tells its (?P<subject>…) and (?P<slice>…)")
+    group.add_argument("--allow-overlap", action="store_true", **suppress,
+                       help="go on although the folders share people between train and test")
+    group.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"),
+                       help="pixels (default: the data's own; smoke 60 64; demo 120 128)")
+    group.add_argument("--no-crop", dest="crop", action="store_false", **suppress,
+                       help="train on the whole frame, not on the box that holds the training people's brains")
+    group.add_argument("--augment", type=number(float, 0, 1), metavar="SHARE",
+                       help="share of training slices that are augmented (default 0.5; 0 for none)")
+    group.add_argument("--flip", action="store_true", **suppress,
+                       help="augment by left-right flips too (they erase laterality)")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: <preset>-<date-time>)")
+    group.add_argument("--preset", choices=PRESETS, help="sizes and steps (default: demo without --data, else default)")
+    group.add_argument("--stage", choices=("vqvae", "prior", "all"), default="all",
+                       help="prior: go on with a --run whose VQ-VAE is done (default all)")
+    group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
+    group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+                       help="auto times bfloat16 where it could be faster (default auto)")
+    group.add_argument("--dry-run", action="store_true",
+                       help="print the resolved config, sizes and an estimate of the time; write nothing")
+
+    group = parser.add_argument_group("VQ-VAE (stage 1)")
+    group.add_argument("--downsample", type=int, choices=(4, 8, 16), help="pixels per code, each way (default 8)")
+    group.add_argument("--num-codes", type=number(int, 2, 32767), metavar="K", help="codes in the codebook")
+    group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D", help="dimension of a code")
+    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β", help="(default 0.25)")
+    group.add_argument("--gradient-codebook", action="store_true", **suppress,
+                       help="train the codebook by gradients, not by moving averages")
+    group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C", help="channels at 1/4 resolution")
+    group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N", help="per resolution")
+    group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+
+    group = parser.add_argument_group("prior (stage 2)")
+    group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N", help="gated layers")
+    group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C", help="channels")
+    group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P", help="(default 0.1)")
+    group.add_argument("--prior-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+
+    group = parser.add_argument_group("optimisation (both stages)")
+    group.add_argument("--batch-size", type=number(int, 1, 4096), metavar="N", help="slices per step (default 8)")
+    group.add_argument("--learning-rate", type=number(float, 1e-8, 1), help="peak of Adam's (default 0.002)")
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+def resolve_config(flags):
+    """Preset, defaults and flags -> one config; or that of the run which is continued or copied.
+
+    Raises:
+        UserError: flags that contradict each other, or a run folder that may not be used.
+    """
+    flags = dict(flags)
+    stage, source_name, run = flags.pop("stage"), flags.pop("vqvae", None), flags.pop("run", None)
+    flags.pop("dry_run", None)
+    if stage == "prior" and run is None:
+        raise UserError("--stage prior needs --run: the run whose VQ-VAE is done")
+    if stage == "vqvae" and source_name is not None:
+        raise UserError("--stage vqvae and --vqvae contradict each other: leave one out")
+    if stage == "prior" and source_name is not None:
+        raise UserError("--stage prior goes on in --run itself: leave out --vqvae, or leave out --stage")
+    source = run if stage == "prior" else source_name
+    if source is not None:
+        folder, config = open_run(source, stage="vqvae")
+        kept = [name for name in (*DATA_FLAGS, *VQVAE_FLAGS) if name in flags]
+        if kept:
+            raise UserError(f"--{kept[0].replace('_', '-')} cannot be changed: it is that of the VQ-VAE in {folder}")
+        if stage == "prior" and config["stages"]["prior"] == "finished":
+            raise UserError(f"the run {folder} already has a prior: start a new one with --vqvae {source}")
+        preset = flags.get("preset", config["preset"])
+        chosen = {name: value for name, value in PRESETS[preset].items()
+                  if "preset" in flags and name.startswith("prior_")}
+        config = {**config, **chosen, **flags, "source": str(folder)}
+    else:
+        preset = flags.get("preset", "default" if "data" in flags else "demo")
+        config = {**COMMON, **PRESETS[preset], **flags, "preset": preset, "source": None}
+        config.setdefault("data", None)
+        config["image_size"] = list(config["image_size"]) if config["image_size"] else None
+    config["stages"] = {"vqvae": "finished" if source else "wanted",
+                        "prior": "wanted" if stage != "vqvae" else "not wanted"}
+    name = run or f"{config['preset']}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = run_folder(name)
+    if stage != "prior":
+        refuse_taken(folder)
+    config["finished"] = False
+    return folder, config
+
+
+def refuse_taken(folder):
+    """Raise a UserError unless ``folder`` is new, or empty, and can be written."""
+    if folder.is_dir() and any(folder.iterdir()):
+        config = load_json(folder / "config.json") if (folder / "config.json").is_file() else None
+        state = "is not a run" if config is None else "is a finished run" if config.get("finished") else \
+            "is an unfinished run"
+        raise UserError(f"{folder} {state} and is left alone: choose another name with --run, or remove it")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another name with --run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+        remove_empty(folder)
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): choose another with --run") \
+            from None
+
+
+def remove_empty(folder):
+    """Remove the folder, and its parents under the current one, as far as they are empty."""
+    for path in (folder, folder.parent):
+        if path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd():
+            path.rmdir()
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+def prepare_data(config, folder):
+    """Find, split, check and load the slices; complete the config with what was found.
+
+    Returns:
+        slices: DataFrame (path, subject, slice, position, label, split) of every usable slice.
+        parts: for train and validation, a dict of images uint8 (N, H, W, 1), their rows of slices, and
+            columns, the conditions of the prior (label and position, (N,) int32).
+    """
+    import numpy as np
+    import pandas as pd
+
+    import dataset
+    from metrics import condition_ids, evenly
+
+    if config["data"] is None:
+        import cohort
+
+        height, width = config["image_size"]
+        home = Path("data") / f"demo-{DEMO_PEOPLE}-{height}x{width}-seed0"
+        home.parent.mkdir(exist_ok=True)
+        config["data"] = str(cohort.make_cohort(home, DEMO_PEOPLE, 0, (height, width)))
+        config["simulated"] = True
+    if config["source"]:
+        slices = pd.read_csv(Path(config["source"]) / "slices.csv", dtype={"subject": str, "label": str},
+                             keep_default_na=False)
+    else:
+        slices = dataset.find_slices(config["data"], config["subject_pattern"], config["metadata"])
+        slices = dataset.split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
+        if config["metadata"] is None:
+            print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
+
+    used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
+                           for split in ("train", "validation")])
+    loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"],
+                                 cache_folder=folder / "cache")
+    slices = slices.drop(index=slices.index[used[~loaded.usable]]).reset_index(drop=True) \
+        if not loaded.usable.all() else slices
+    used_rows = slices.set_index("path").loc[list(loaded.paths)].reset_index()  # train, then validation
+
+    frame = loaded.images.shape[1:3]
+    of_training = (used_rows["split"] == "train").to_numpy()
+    if not of_training.any():
+        raise UserError(f"no training slice is left in {config['data']}")
+    if not config["source"]:
+        boxes = loaded.brain_boxes[of_training]
+        box = (dataset.brain_crop(boxes, frame, config["downsample"]) if config["crop"]
+               else dataset.whole_frame(frame, config["downsample"]))
+        labels = sorted(set(slices["label"][slices["split"] == "train"]))
+        config.update(frame=[int(side) for side in frame], crop_box=[int(side) for side in box], labels=labels,
+                      num_positions=int(slices["position"].max()) + 1,
+                      code_grid=[box.height // config["downsample"], box.width // config["downsample"]],
+                      data_fingerprint=loaded.fingerprint)
+    out = dataset.outside(loaded.brain_boxes, dataset.Box(*config["crop_box"]))
+    if out.any():
+        print(f"{out.sum()} of {len(out)} slices have brain outside the crop box; it is cut off (--no-crop keeps it)")
+
+    parts, start = {}, 0
+    for split in ("train", "validation"):
+        rows = used_rows[used_rows["split"] == split]
+        parts[split] = {"images": loaded.images[start: start + len(rows)], "slices": rows,
+                        "columns": condition_ids(rows, config["labels"])}
+        start += len(rows)
+    return slices, parts
+
+
+# ---- training ---------------------------------------------------------------------------------
+
+
+def choose_precision(tf, config, box):
+    """Resolve --precision auto: bfloat16 only where a step of it was timed ≥ 1.3 times faster."""
+    if config["precision"] != "auto":
+        return config["precision"]
+    candidate = low_precision_candidate(tf)
+    if candidate is None:
+        return "float32"
+    seconds = {precision: time_vqvae_step(tf, config, box, precision) for precision in ("float32", candidate)}
+    ratio = seconds["float32"] / seconds[candidate]
+    chosen = candidate if ratio >= 1.3 else "float32"
+    print(f"precision: {chosen} ({candidate} is {ratio:.2f} times as fast as float32 here)")
+    return chosen
+
+
+def time_vqvae_step(tf, config, box, precision, steps=3):
+    """Seconds of one stage-1 step on random images, tracing aside."""
+    vqvae = build_vqvae(config, box, precision)
+    batch = {"image": tf.random.stateless_uniform((config["batch_size"], box.height, box.width, 1), (0, 0))}
+    step = tf.function(vqvae.train_step)
+    step(batch)
+    return time_steps(lambda: step(batch)["loss"].numpy(), steps)
+
+
+def time_steps(step, steps):
+    """The least seconds of ``steps`` calls."""
+    taken = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def build_vqvae(config, box, precision):
+    """A compiled VQ-VAE of this config, with weights that depend on the seed alone."""
+    import keras
+
+    import modules
+
+    keras.utils.set_random_seed(config["seed"])
+    vqvae = modules.VQVAE((box.height, box.width, 1), config["downsample"], config["num_codes"],
+                          config["code_dim"], config["commitment_cost"], not config["gradient_codebook"],
+                          config["vqvae_width"], config["residual_blocks"], config["seed"],
+                          name="vqvae", dtype=precision)
+    vqvae.planned_steps = config["vqvae_steps"]
+    vqvae.compile(optimizer=modules.optimizer(config["learning_rate"], config["vqvae_steps"]))
+    return vqvae
+
+
+def build_prior(config, precision, vqvae_sha256=""):
+    """A compiled prior of this config, with weights that depend on the seed alone."""
+    import keras
+
+    import modules
+
+    keras.utils.set_random_seed(config["seed"] + 1)
+    prior = modules.GatedPixelCNN(config["code_grid"], config["num_codes"], len(config["labels"]),
+                                  config["num_positions"], num_layers=config["prior_layers"],
+                                  width=config["prior_width"], dropout=config["prior_dropout"],
+                                  seed=config["seed"], vqvae_sha256=vqvae_sha256, name="prior", dtype=precision)
+    prior.compile(optimizer=modules.optimizer(config["learning_rate"], config["prior_steps"]))
+    return prior
+
+
+class Stage:
+    """The training loop that both stages share: steps, evaluations, the best weights, logs.
+
+    Args:
+        name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
+        step: batch -> dict of metrics of the batch; one optimizer step.
+        evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
+        pictures: () -> dict of name -> images (N, H, W, 1) for TensorBoard.
+    """
+
+    def __init__(self, tf, folder, name, model, step, evaluate, pictures):
+        import modules
+
+        self.tf, self.folder, self.name, self.model = tf, folder, name, model
+        self.evaluate, self.pictures = evaluate, pictures
+        self.average = modules.WeightAverage(model, AVERAGE_DECAY)
+
+        @tf.function
+        def step_and_average(batch):
+            metrics = step(batch)
+            self.average.update()
+            return metrics
+
+        self.step = step_and_average
+
+    def fit(self, batches, steps, evaluations, batch_size):
+        """Train for ``steps``; leave the best averaged weights in the model's file."""
+        every = max(1, steps // evaluations)
+        best, worse, history = float("inf"), 0, []
+        writer = self.tf.summary.create_file_writer(str(self.folder / "tensorboard" / self.name))
+        bar = progress(total=steps * batch_size, unit=" slices", desc=self.name, unit_scale=False)
+        start, evaluating, recent, held_out = time.perf_counter(), 0.0, [], {}
+        for step, batch in zip(range(1, steps + 1), batches, strict=False):
+            recent.append({key: float(value) for key, value in self.step(batch).items() if value.shape == ()})
+            bar.update(batch_size)
+            if step % 10 == 0:
+                bar.set_postfix(recent[-1] | {f"held-out {key}": value for key, value in held_out.items()})
+            if step % every and step != steps:
+                continue
+            training = {key: sum(row[key] for row in recent) / len(recent) for key in recent[0]}
+            if not all(value == value and abs(value) != float("inf") for value in training.values()):
+                raise UserError(f"the loss of {self.name} is not a number at step {step}: lower --learning-rate")
+            before = time.perf_counter()
+            rate = step * batch_size / (before - start - evaluating)
+            self.average.swap()
+            held_out = self.evaluate()
+            improved = held_out["loss"] < best
+            if improved:
+                best, worse = held_out["loss"], 0
+                save_model(self.model, self.folder / f"{self.name}.keras")
+            else:
+                worse += 1
+            row = {"step": step, **training, **{f"validation_{key}": value for key, value in held_out.items()},
+                   "slices_per_second": rate, "seconds": before - start}
+            history.append(row)
+            self.log(writer, history)
+            self.average.swap()
+            evaluating += time.perf_counter() - before
+            bar.write(f"{self.name} {step}/{steps}: loss {training['loss']:.4f}; validation "
+                      + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
+                      + f"; {rate:.1f} slices/s" + ("" if improved else " (not the best)"))
+            recent = []
+            if worse >= PATIENCE:
+                bar.write(f"{self.name}: no better for {PATIENCE} evaluations, stopped early")
+                break
+        bar.close()
+        writer.close()
+
+    def log(self, writer, history):
+        """Write the history so far, and the newest row and pictures for TensorBoard."""
+        with open(self.folder / f"history_{self.name}.csv", "w", newline="", encoding="utf-8") as file:
+            rows = csv.DictWriter(file, history[0])
+            rows.writeheader()
+            rows.writerows(history)
+        with writer.as_default(step=history[-1]["step"]):
+            for key, value in history[-1].items():
+                self.tf.summary.scalar(key, value)
+            for key, images in self.pictures().items():
+                self.tf.summary.image(key, images, max_outputs=8)
+        writer.flush()
+
+
+def train_vqvae(tf, config, folder, parts, box):
+    """Stage 1."""
+    import numpy as np
+
+    import dataset
+    from metrics import evenly, image_metrics, mean_by_person, value_of
+    from modules import reconstruction_error
+
+    train, validation = parts["train"], thinned(parts["validation"])
+    vqvae = build_vqvae(config, box, config["precision_resolved"])
+    first = evenly(np.arange(len(train["images"])), 64)
+    vqvae.initialise_codebook(dataset.crop(train["images"][first], box).astype("float32") / 255)
+    encode, decode = tf.function(vqvae.encode), tf.function(vqvae.decode)
+    batches = dataset.evaluation_batches(validation["images"], {}, 16, box)
+    originals = np.concatenate([batch["image"] for batch in batches])  # (N, h, w, 1)
+
+    def reconstructed():
+        codes = [encode(batch["image"]) for batch in batches]
+        return np.concatenate(codes), np.concatenate([decode(block) for block in codes])
+
+    def evaluate():
+        codes, images = reconstructed()
+        rows = [image_metrics(*pair) for pair in zip(originals, images, strict=True)]
+        means = mean_by_person(rows, validation["slices"]["subject"])
+        return {"loss": float(reconstruction_error(originals, images)),
+                **{key: value_of(means[key]) for key in ("ssim", "psnr", "ssim_brain")},
+                "codes_used": len(np.unique(codes)) / config["num_codes"]}
+
+    def step(batch):
+        metrics = vqvae.train_step(batch)
+        squared, codes = metrics.pop("squared"), metrics.pop("codes")
+        metrics["psnr"] = -10 * tf.math.log(squared) / tf.math.log(10.0)
+        metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
+        return metrics
+
+    stage = Stage(tf, folder, "vqvae", vqvae, step, evaluate,
+                  lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]})
+    slices = dataset.training_batches(train["images"], train["columns"], config["batch_size"], config["seed"], box,
+                                      augmented=config["augment"], flip=config["flip"], purpose="vqvae")
+    stage.fit(slices, config["vqvae_steps"], config["evaluations"], config["batch_size"])
+
+
+def train_prior(tf, config, folder, parts, box):
+    """Stage 2, on codes of slices that are augmented and encoded afresh for every step."""
+    import numpy as np
+
+    import dataset
+    from utils import file_sha256
+
+    train, validation = parts["train"], thinned(parts["validation"])
+    (vqvae,) = load_models(folder, prior=False)
+    prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
+    bits_per_code = tf.function(prior.bits_per_code)
+    held_out = [{**batch, "codes": vqvae.encode(batch["image"])} for batch in
+                dataset.evaluation_batches(validation["images"], validation["columns"], 16, box)]
+    shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
+    uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *config["code_grid"]), "float32")
+
+    def evaluate():
+        bits = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
+        return {"loss": float(np.concatenate(bits).mean())}
+
+    def pictures():
+        codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
+        return {"samples": vqvae.decode(codes)}
+
+    stage = Stage(tf, folder, "prior", prior,
+                  lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}),
+                  evaluate, pictures)
+    slices = dataset.training_batches(train["images"], train["columns"], config["batch_size"], config["seed"], box,
+                                      augmented=config["augment"], flip=config["flip"], purpose="prior")
+    stage.fit(slices, config["prior_steps"], config["evaluations"], config["batch_size"])
+
+
+def thinned(part):
+    """At most VALIDATION_SLICES of a part, evenly spaced."""
+    import numpy as np
+
+    from metrics import evenly
+
+    rows = evenly(np.arange(len(part["images"])), VALIDATION_SLICES)
+    return {"images": part["images"][rows], "slices": part["slices"].iloc[rows],
+            "columns": {name: column[rows] for name, column in part["columns"].items()}}
+
+
+# ---- the script -------------------------------------------------------------------------------
+
+
+def environment():
+    """Versions, machine and commit: what another lab needs to repeat a run."""
+    import importlib.metadata as packages
+
+    names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
+                                capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"versions": {"python": platform.python_version(), **{name: packages.version(name) for name in names}},
+            "git_commit": commit}
+
+
+def describe(config, vqvae, prior):
+    """Print the sizes that follow from the config."""
+    import math
+
+    from modules import receptive_field
+
+    height, width = config["code_grid"]
+    bits = height * width * math.log2(config["num_codes"])
+    up, sideways = receptive_field([layer.dilation for layer in prior.stack])
+    config.update(bits_per_image=bits, receptive_field=[up, sideways], vqvae_parameters=vqvae.count_params(),
+                  prior_parameters=prior.count_params())
+    print(f"frame {config['frame'][1]}x{config['frame'][0]}, brain box {config['crop_box'][3]}x"
+          f"{config['crop_box'][2]}, code grid {width}x{height} of {config['num_codes']} codes: "
+          f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} parameters; "
+          f"receptive field {up} rows up, {sideways} columns to each side")
+
+
+def estimate_time(tf, config, vqvae, prior, box):
+    """Measure a few steps of both stages and print how long the run would take."""
+    size = config["batch_size"]
+    batch = {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
+             "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32), "augmentation": tf.zeros((size, 6))}
+    steps = {"vqvae": tf.function(vqvae.train_step),
+             "prior": tf.function(lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}))}
+    total = 0.0
+    for name, step in steps.items():
+        step(batch)
+        seconds = time_steps(lambda step=step: step(batch)["loss"].numpy(), 4)
+        total += seconds * config[f"{name}_steps"]
+        print(f"{name}: {size / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
+              f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes")
+    print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")
+
+
+def closing_measurement(config, folder, parts, box):
+    """What the finished run scores on its validation people, all of them; printed and recorded."""
+    from metrics import measure
+
+    models = load_models(folder, prior=config["stages"]["prior"] == "finished")
+    return measure(models, parts["train"], parts["validation"], box, "validation")
+
+
+def main(argv):
+    """Train; see ``python train.py --help``."""
+    flags = parse_flags(argv)
+    folder, config = resolve_config(flags)
+    start = time.perf_counter()
+    tf = start_tensorflow()
+    import dataset
+    import modules
+    from metrics import print_measurement
+
+    slices, parts = prepare_data(config, folder)
+    box = dataset.Box(*config["crop_box"])
+    try:
+        modules.choose_dilations(config["code_grid"], config["prior_layers"])
+    except ValueError as error:
+        raise UserError(f"{error}: raise --prior-layers") from None
+    config["precision_resolved"] = choose_precision(tf, config, box)
+    vqvae = build_vqvae(config, box, config["precision_resolved"])
+    prior = build_prior(config, config["precision_resolved"])
+    describe(config, vqvae, prior)
+    if flags.get("dry_run"):
+        print(json.dumps(config, indent=2))
+        estimate_time(tf, config, vqvae, prior, box)
+        return
+    config.update(environment())
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(folder / "config.json", config)
+    slices.to_csv(folder / "slices.csv", index=False)
+    if config["source"] and Path(config["source"]) != folder:
+        shutil.copy2(Path(config["source"]) / "vqvae.keras", folder / "vqvae.keras")
+        shutil.copy2(Path(config["source"]) / "history_vqvae.csv", folder / "history_vqvae.csv")
+    for name, train_stage in (("vqvae", train_vqvae), ("prior", train_prior)):
+        if config["stages"][name] == "wanted":
+            train_stage(tf, config, folder, parts, box)
+            config["stages"][name] = "finished"
+            save_json(folder / "config.json", config)
+    config["validation"] = closing_measurement(config, folder, parts, box)
+    config["finished"] = config["stages"]["prior"] == "finished"
+    config["seconds"] = round(time.perf_counter() - start, 1)
+    save_json(folder / "config.json", config)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    print_measurement(config["validation"])
+    print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
+    if config["finished"]:
+        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,324 @@
+"""What the scripts share: user errors, whole-or-nothing files, the run folder, seeds, precision.
+
+Importing this module loads nothing heavy, so that ``--help`` and a mistyped flag answer at once.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake of the user's, in one sentence: what is wrong, where, and what to do."""
+
+
+def run_script(main):
+    """Run ``main(argv)`` as a script: status 0 done, 2 the user's mistake, 130 interrupted."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(iterable=None, **options):
+    """A tqdm progress bar with rate and time left; silent when the output is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
+
+
+# ---- random numbers -------------------------------------------------------------------------
+
+
+def random_generator(seed, purpose, *index):
+    """A numpy Generator that is a function of (seed, purpose, index) and of nothing else.
+
+    Args:
+        seed: int ≥ 0, the seed of the run.
+        purpose: str, what the numbers are for ("split", "order", "codes", …).
+        index: ints ≥ 0, such as the epoch, the step or the number of the image.
+    """
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose_id(purpose), *index])))
+
+
+def purpose_id(purpose):
+    """The same 31-bit integer for the same words, in every process (``hash`` is salted)."""
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big") >> 1
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole_file(path):
+    """Yield a temporary path beside ``path``; rename it into place only when the block succeeds.
+
+    A kill at any instant leaves the previous file, or none, but never half of one.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_json(path, value):
+    """Write ``value`` as indented JSON, whole or not at all. NaN is refused: it is not JSON."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_json(path):
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from None
+
+
+def file_sha256(path):
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- flags ----------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+def number(kind, least=None, most=None):
+    """An argparse type: an ``int`` or ``float`` in [least, most]."""
+
+    def convert(text):
+        value = kind(text)
+        if (least is not None and value < least) or (most is not None and value > most) or value != value:
+            bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")
+            raise argparse.ArgumentTypeError(f"must be {bounds}, not {text}")
+        return value
+
+    convert.__name__ = "whole number" if kind is int else "number"
+    return convert
+
+
+# ---- the run folder -------------------------------------------------------------------------
+
+
+def run_folder(name):
+    """``--run X``: a path when it has a separator, otherwise ``runs/X`` under the current folder."""
+    return Path(name) if "/" in name or os.sep in name else Path("runs") / name
+
+
+def open_run(name=None, stage="prior"):
+    """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
+
+    Without a name, the newest such run under ``runs/``.
+
+    Raises:
+        UserError: there is no such run, or it is not finished.
+    """
+    def done(config):
+        return config.get("stages", {}).get(stage) == "finished"
+
+    if name is None:
+        finished = [path.parent for path in Path("runs").glob("*/config.json") if done(load_json(path))]
+        if not finished:
+            raise UserError("there is no finished run under runs/: train one with python train.py")
+        folder = max(finished, key=lambda path: (path / "config.json").stat().st_mtime)
+        print(f"run: {folder} (the newest finished one)")
+    else:
+        folder = run_folder(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"there is no run at {folder}: train one with python train.py --run {name}")
+    config = load_json(folder / "config.json")
+    if not done(config):
+        raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
+    return folder, config
+
+
+def load_models(folder, prior=True):
+    """The VQ-VAE and, unless ``prior`` is false, the PixelCNN of a run, in float32.
+
+    Raises:
+        UserError: a model is missing or damaged, or the prior belongs to another VQ-VAE.
+    """
+    import keras
+
+    import modules  # noqa: F401  registers the classes that the files name
+
+    models = []
+    for name in ("vqvae.keras", "prior.keras")[: 1 + prior]:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} does not exist: train it with python train.py")
+        try:
+            models.append(keras.saving.load_model(folder / name, compile=False, safe_mode=True))
+        except Exception as error:  # Keras raises a dozen kinds for a damaged file
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"{folder / name} cannot be loaded ({reason[0]}): train the run again") from None
+    if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
+        raise UserError(f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
+                        f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior")
+    return models
+
+
+def save_model(model, path):
+    """Save a model uncompiled and with float32 policies, whole or not at all.
+
+    Keras stores the dtype policy of every layer, and a model trained in bfloat16 must not sample in
+    emulated bfloat16 on another machine.
+    """
+    settings = {name: value for name, value in model.get_config().items() if name != "dtype"}
+    twin = type(model)(**settings, dtype="float32")
+    twin.set_weights(model.get_weights())
+    with whole_file(path) as temporary:
+        twin.save(temporary)
+
+
+# ---- TensorFlow -----------------------------------------------------------------------------
+
+
+def start_tensorflow(deterministic=True):
+    """Import TensorFlow without its start-up chatter, and make its operations repeatable."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silent_stderr():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.zeros(1) + 1  # the devices are initialised, and speak, at the first operation
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return tf
+
+
+@contextmanager
+def _silent_stderr():
+    """Keep what C++ writes to stderr out of sight, unless the block fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def low_precision_candidate(tf):
+    """The precision worth timing against float32 on this machine, or None.
+
+    bfloat16 is several times faster on a CPU with AMX and over ten times slower on one with AVX2 only.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_bfloat16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    return "mixed_bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else None
+
+
+# ---- figures --------------------------------------------------------------------------------
+
+
+def save_png(path, image):
+    """Write one grey image, (H, W) or (H, W, 1) float in [0, 1] or uint8, and nothing else, as a PNG."""
+    import numpy as np
+    from PIL import Image
+
+    with whole_file(path) as temporary:
+        Image.fromarray(to_bytes(np.asarray(image))).save(temporary, format="PNG")
+
+
+def to_bytes(images):
+    """Float in [0, 1] -> uint8, rounded; (…, 1) -> (…)."""
+    import numpy as np
+
+    images = images[..., 0] if images.shape[-1] == 1 else images
+    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def image_sheet(path, images, columns, row_names=(), captions=(), title=None, differences=()):
+    """A figure of grey images (N, H, W, 1) in rows of ``columns``.
+
+    Args:
+        row_names: what to write beside each row.
+        captions: what to write above each image.
+        differences: the rows to draw in colours, blue below 0, black at 0, red above, up to ±0.25.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(images) // columns)
+    height, width = images.shape[1:3]
+    size = 1.5  # inches per image
+    left = 0.9 if row_names else 0.1
+    top = 0.4 if title else 0.1
+    caption_height = 0.2 if len(captions) else 0.0
+    figure_width = left + columns * size
+    figure_height = top + rows * (size * height / width + caption_height)
+    figure = plt.figure(figsize=(figure_width, figure_height), facecolor="black")
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        cell_height = (size * height / width + caption_height) / figure_height
+        axes = figure.add_axes([(left + column * size) / figure_width,
+                                1 - top / figure_height - (row + 1) * cell_height,
+                                size / figure_width * 0.98, size * height / width / figure_height * 0.98])
+        if row in differences:
+            axes.imshow(image[..., 0], cmap="berlin", vmin=-0.25, vmax=0.25)
+        else:
+            axes.imshow(to_bytes(image), cmap="gray", vmin=0, vmax=255)
+        axes.axis("off")
+        if len(captions):
+            axes.set_title(captions[i], color="white", fontsize=8, pad=2)
+        if column == 0 and row < len(row_names):
+            figure.text(0.05 / figure_width * 2, 1 - top / figure_height - (row + 0.5) * cell_height,
+                        row_names[row], color="white", fontsize=8, va="center", rotation=0)
+    if title:
+        figure.text(0.5, 1 - 0.2 / figure_height, title, color="white", ha="center", va="center", fontsize=10)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, facecolor="black", metadata={"Software": None})
+    plt.close(figure)
