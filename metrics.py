@@ -128,7 +128,7 @@ def measure(models, training, held_out, box, split):
         models: [VQVAE] or [VQVAE, GatedPixelCNN].
         training, held_out: dicts of images uint8 (N, H, W, 1), slices (DataFrame) and columns of conditions.
         box: the run's crop box.
-        split: name of the held-out split.
+        split: the name of the held-out split.
 
     Returns:
         dict of ``split``, ``people``, ``slices``, ``reconstruction``, ``rate``, ``codebook`` and ``prior``,

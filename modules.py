@@ -547,7 +547,7 @@ class GatedPixelCNN(keras.Model):
         total = ops.take(self.label_embedding, label, axis=0) + ops.take(self.position_embedding, position, axis=0)
         if augmentation is not None:
             total = total + ops.matmul(augmentation, self.augmentation_kernel)
-        return ops.cast(total, self.compute_dtype)
+        return total
 
     def call(self, codes, label, position, augmentation=None, seed=None):
         """codes (B, h, w) int -> logits (B, h, w, K) float32, each from the codes before it alone."""
@@ -561,7 +561,7 @@ class GatedPixelCNN(keras.Model):
         left = ops.broadcast_to(self.start[1], (batch, h, 1, self.width))
         vertical = ops.concatenate([above, cells[:, :-1]], axis=1) + self.grid_embedding
         horizontal = ops.concatenate([left, cells[:, :, :-1]], axis=2) + self.grid_embedding
-        vertical, horizontal = (ops.cast(x, self.compute_dtype) for x in (vertical, horizontal))
+        vertical, horizontal, condition = (ops.cast(x, self.compute_dtype) for x in (vertical, horizontal, condition))
         total = 0.0
         for i, layer in enumerate(self.stack):
             layer_seed = None if seed is None else ops.stack([seed[0], seed[1] + i])
@@ -571,9 +571,9 @@ class GatedPixelCNN(keras.Model):
 
     def head(self, skips):
         """The sum of the skip outputs (…, C) -> logits (…, K) float32."""
-        hidden_kernel, logits_kernel = (ops.cast(x, self.compute_dtype)
-                                        for x in (self.hidden_kernel, self.logits_kernel))
-        hidden = ops.relu(dense(ops.relu(skips), hidden_kernel) + ops.cast(self.hidden_bias, self.compute_dtype))
+        hidden_kernel, hidden_bias, logits_kernel = (ops.cast(x, skips.dtype) for x in (
+            self.hidden_kernel, self.hidden_bias, self.logits_kernel))
+        hidden = ops.relu(dense(ops.relu(skips), hidden_kernel) + hidden_bias)
         return ops.cast(dense(hidden, logits_kernel), "float32") + self.logits_bias
 
     def log_likelihood(self, codes, label, position, augmentation=None, seed=None):
@@ -613,6 +613,8 @@ class GatedPixelCNN(keras.Model):
             temperature, top_k, top_p: of the distribution drawn from; likelihoods stay those of the model.
             known, mask: (B, h, w) int codes and bool: where the mask is true the code is kept.
 
+        It computes in float32 whatever the precision of training.
+
         Returns:
             codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
         """
@@ -636,26 +638,26 @@ class GatedPixelCNN(keras.Model):
     def _sample(self, uniforms, label, position, known, mask, temperature, top_k, top_p, keep_logits):
         batch, (h, w), width = uniforms.shape[0], self.grid, self.width
         to_stacks = [layer.conditions(self.condition(label, position)) for layer in self.stack]
-        row_caches = [tf.zeros((batch, layer.dilation, w, width), self.compute_dtype) for layer in self.stack]
+        row_caches = [tf.zeros((batch, layer.dilation, w, width)) for layer in self.stack]
         cells = tf.broadcast_to(self.start[0], (batch, w, width))  # the row above, embedded
         code_rows = tf.TensorArray(tf.int32, h, element_shape=(batch, w))
         logit_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch, self.num_codes))
         log_likelihood = tf.zeros((batch,))
         for r in tf.range(h):
-            row = tf.cast(cells + self.grid_embedding[r], self.compute_dtype)  # (B, w, C)
+            row = cells + self.grid_embedding[r]  # (B, w, C)
             contexts, caches = [], []
             for layer, cache, to_stack in zip(self.stack, row_caches, to_stacks, strict=True):
                 caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, w, C)
                 row, context = layer.row(cache[:, 0], row, *to_stack)
                 contexts.append(tf.transpose(context, (1, 0, 2)))  # (w, B, 2C)
             row_caches = caches
-            cell_caches = [tf.zeros((batch, layer.dilation, width), self.compute_dtype) for layer in self.stack]
+            cell_caches = [tf.zeros((batch, layer.dilation, width)) for layer in self.stack]
             left = tf.broadcast_to(self.start[1], (batch, width))  # the code to the left, embedded
             codes = tf.TensorArray(tf.int32, w, element_shape=(batch,))
             logits_of_row = tf.TensorArray(tf.float32, w, element_shape=(batch, self.num_codes))
             for c in tf.range(w):
-                cell = tf.cast(left + self.grid_embedding[r, c], self.compute_dtype)  # (B, C)
-                total, caches = tf.zeros((batch, width), self.compute_dtype), []
+                cell = left + self.grid_embedding[r, c]  # (B, C)
+                total, caches = tf.zeros((batch, width)), []
                 for layer, cache, context in zip(self.stack, cell_caches, contexts, strict=True):
                     caches.append(tf.concat([cache[:, 1:], cell[:, None]], axis=1))  # (B, dilation, C)
                     cell, skip = layer.column(cache[:, 0], cell, context[c])

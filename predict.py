@@ -6,7 +6,6 @@ depends on the seed and on i alone, whatever the number of images.
 
 import csv
 import datetime
-import shutil
 from pathlib import Path
 
 from utils import (
@@ -14,10 +13,12 @@ from utils import (
     UserError,
     image_sheet,
     load_models,
+    new_folder,
     number,
     open_run,
     progress,
     random_generator,
+    read_slices,
     run_script,
     save_png,
     start_tensorflow,
@@ -105,11 +106,8 @@ def sample_images(models, config, flags, label, position):
 
 def sample(flags):
     """Write brain_00000.png …, sheet.png and samples.csv into a new folder."""
-    import pandas as pd
-
     folder, config = open_run(flags.run)
-    slices = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "label": str}, keep_default_na=False)
-    label, position = choose_conditions(flags, config, slices)
+    label, position = choose_conditions(flags, config, read_slices(folder))
     out = Path(flags.out) if flags.out else folder / "samples" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
     with new_folder(out) as unfinished:
         start_tensorflow()
@@ -183,35 +181,6 @@ def reconstruct(flags):
 
 
 # ---- files ------------------------------------------------------------------------------------
-
-
-class new_folder:
-    """A context that fills a folder beside ``path`` and renames it into place when all went well.
-
-    Raises:
-        UserError: ``path`` holds something already, or cannot be written.
-    """
-
-    def __init__(self, path):
-        self.path, self.unfinished = path, path.parent / f".unfinished-{path.name}"
-
-    def __enter__(self):
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path} already holds something and is left alone: choose another --out")
-        try:
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            self.unfinished.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another --out") from None
-        return self.unfinished
-
-    def __exit__(self, kind, *_):
-        if kind is not None:
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            return
-        if self.path.exists():
-            self.path.rmdir()
-        self.unfinished.rename(self.path)
 
 
 def write_csv(path, rows):

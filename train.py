@@ -7,21 +7,24 @@ need and nothing else does. Without --data the embedded demo cohort of simulated
 import csv
 import datetime
 import json
+import os
 import platform
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 from utils import (
     Parser,
     UserError,
+    git_commit,
     load_json,
     load_models,
     low_precision_candidate,
+    making_folder,
     number,
     open_run,
     progress,
+    read_slices,
     run_folder,
     run_script,
     save_json,
@@ -36,19 +39,19 @@ PATIENCE = 8  # evaluations without a better held-out value before a stage stops
 
 PRESETS = {
     "smoke": dict(image_size=(60, 64), num_codes=32, code_dim=8, vqvae_width=16, residual_blocks=1,
-                  vqvae_steps=20, prior_steps=20, prior_layers=5, prior_width=16, batch_size=8,
+                  vqvae_steps=60, prior_steps=60, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
                  vqvae_steps=1500, prior_steps=1500, prior_layers=10, prior_width=96, batch_size=8,
                  evaluations=8, slice_limit=None, precision="auto"),
     "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
-                    vqvae_steps=4000, prior_steps=4000, prior_layers=12, prior_width=128, batch_size=8,
+                    vqvae_steps=2800, prior_steps=3600, prior_layers=12, prior_width=96, batch_size=8,
                     evaluations=12, slice_limit=None, precision="auto"),
     "large": dict(image_size=None, num_codes=512, code_dim=32, vqvae_width=128, residual_blocks=3,
                   vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, batch_size=32,
                   evaluations=40, slice_limit=None, precision="auto"),
 }
-COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.5, flip=False,
+COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, prior_dropout=0.1, allow_overlap=False,
               metadata=None, subject_pattern=None)
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
@@ -76,7 +79,7 @@ def parse_flags(argv):
     group.add_argument("--no-crop", dest="crop", action="store_false", **suppress,
                        help="train on the whole frame, not on the box that holds the training people's brains")
     group.add_argument("--augment", type=number(float, 0, 1), metavar="SHARE",
-                       help="share of training slices that are augmented (default 0.5; 0 for none)")
+                       help="share of training slices that are augmented (default 0.8; 0 for none)")
     group.add_argument("--flip", action="store_true", **suppress,
                        help="augment by left-right flips too (they erase laterality)")
 
@@ -90,7 +93,7 @@ def parse_flags(argv):
     group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
                        help="auto times bfloat16 where it could be faster (default auto)")
     group.add_argument("--dry-run", action="store_true",
-                       help="print the resolved config, sizes and an estimate of the time; write nothing")
+                       help="print the resolved config, sizes and an estimate of the time; make no run")
 
     group = parser.add_argument_group("VQ-VAE (stage 1)")
     group.add_argument("--downsample", type=int, choices=(4, 8, 16), help="pixels per code, each way (default 8)")
@@ -158,35 +161,20 @@ def resolve_config(flags):
 
 
 def refuse_taken(folder):
-    """Raise a UserError unless ``folder`` is new, or empty, and can be written."""
+    """Raise a UserError unless ``folder`` is new or empty, and can be written."""
     if folder.is_dir() and any(folder.iterdir()):
         config = load_json(folder / "config.json") if (folder / "config.json").is_file() else None
-        state = "is not a run" if config is None else "is a finished run" if config.get("finished") else \
-            "is an unfinished run"
+        state = "is not a run" if config is None else f"is {'a ' if config.get('finished') else 'an un'}finished run"
         raise UserError(f"{folder} {state} and is left alone: choose another name with --run, or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another name with --run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-        remove_empty(folder)
-    except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): choose another with --run") \
-            from None
-
-
-def remove_empty(folder):
-    """Remove the folder, and its parents under the current one, as far as they are empty."""
-    for path in (folder, folder.parent):
-        if path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd():
-            path.rmdir()
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"the run folder {folder} cannot be written: choose another with --run")
 
 
 # ---- data -------------------------------------------------------------------------------------
 
 
-def prepare_data(config, folder):
+def prepare_data(config):
     """Find, split, check and load the slices; complete the config with what was found.
 
     Returns:
@@ -195,7 +183,6 @@ def prepare_data(config, folder):
             columns, the conditions of the prior (label and position, (N,) int32).
     """
     import numpy as np
-    import pandas as pd
 
     import dataset
     from metrics import condition_ids, evenly
@@ -209,8 +196,7 @@ def prepare_data(config, folder):
         config["data"] = str(cohort.make_cohort(home, DEMO_PEOPLE, 0, (height, width)))
         config["simulated"] = True
     if config["source"]:
-        slices = pd.read_csv(Path(config["source"]) / "slices.csv", dtype={"subject": str, "label": str},
-                             keep_default_na=False)
+        slices = read_slices(Path(config["source"]))
     else:
         slices = dataset.find_slices(config["data"], config["subject_pattern"], config["metadata"])
         slices = dataset.split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
@@ -219,8 +205,7 @@ def prepare_data(config, folder):
 
     used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
                            for split in ("train", "validation")])
-    loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"],
-                                 cache_folder=folder / "cache")
+    loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
     slices = slices.drop(index=slices.index[used[~loaded.usable]]).reset_index(drop=True) \
         if not loaded.usable.all() else slices
     used_rows = slices.set_index("path").loc[list(loaded.paths)].reset_index()  # train, then validation
@@ -493,13 +478,8 @@ def environment():
     import importlib.metadata as packages
 
     names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
-                                capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
     return {"versions": {"python": platform.python_version(), **{name: packages.version(name) for name in names}},
-            "git_commit": commit}
+            "git_commit": git_commit()}
 
 
 def describe(config, vqvae, prior):
@@ -523,7 +503,8 @@ def estimate_time(tf, config, vqvae, prior, box):
     """Measure a few steps of both stages and print how long the run would take."""
     size = config["batch_size"]
     batch = {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
-             "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32), "augmentation": tf.zeros((size, 6))}
+             "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
+             "augmentation": tf.zeros((size, 6))}
     steps = {"vqvae": tf.function(vqvae.train_step),
              "prior": tf.function(lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}))}
     total = 0.0
@@ -536,14 +517,6 @@ def estimate_time(tf, config, vqvae, prior, box):
     print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")
 
 
-def closing_measurement(config, folder, parts, box):
-    """What the finished run scores on its validation people, all of them; printed and recorded."""
-    from metrics import measure
-
-    models = load_models(folder, prior=config["stages"]["prior"] == "finished")
-    return measure(models, parts["train"], parts["validation"], box, "validation")
-
-
 def main(argv):
     """Train; see ``python train.py --help``."""
     flags = parse_flags(argv)
@@ -554,7 +527,7 @@ def main(argv):
     import modules
     from metrics import print_measurement
 
-    slices, parts = prepare_data(config, folder)
+    slices, parts = prepare_data(config)
     box = dataset.Box(*config["crop_box"])
     try:
         modules.choose_dilations(config["code_grid"], config["prior_layers"])
@@ -569,27 +542,33 @@ def main(argv):
         estimate_time(tf, config, vqvae, prior, box)
         return
     config.update(environment())
-
-    folder.mkdir(parents=True, exist_ok=True)
+    with making_folder(folder):
+        save_json(folder / "config.json", config)
+        slices.to_csv(folder / "slices.csv", index=False)
+        if config["source"] and Path(config["source"]) != folder:
+            for name in ("vqvae.keras", "history_vqvae.csv"):
+                shutil.copy2(Path(config["source"]) / name, folder / name)
+    train_stages(tf, config, folder, parts, box)
+    config["seconds"] = round(time.perf_counter() - start, 1)
     save_json(folder / "config.json", config)
-    slices.to_csv(folder / "slices.csv", index=False)
-    if config["source"] and Path(config["source"]) != folder:
-        shutil.copy2(Path(config["source"]) / "vqvae.keras", folder / "vqvae.keras")
-        shutil.copy2(Path(config["source"]) / "history_vqvae.csv", folder / "history_vqvae.csv")
+    print_measurement(config["validation"])
+    print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
+    if config["finished"]:
+        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+
+
+def train_stages(tf, config, folder, parts, box):
+    """Train the stages that are wanted, and measure what came out on the validation people, all of them."""
+    from metrics import measure
+
     for name, train_stage in (("vqvae", train_vqvae), ("prior", train_prior)):
         if config["stages"][name] == "wanted":
             train_stage(tf, config, folder, parts, box)
             config["stages"][name] = "finished"
             save_json(folder / "config.json", config)
-    config["validation"] = closing_measurement(config, folder, parts, box)
     config["finished"] = config["stages"]["prior"] == "finished"
-    config["seconds"] = round(time.perf_counter() - start, 1)
-    save_json(folder / "config.json", config)
-    shutil.rmtree(folder / "cache", ignore_errors=True)
-    print_measurement(config["validation"])
-    print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
-    if config["finished"]:
-        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+    models = load_models(folder, prior=config["finished"])
+    config["validation"] = measure(models, parts["train"], parts["validation"], box, "validation")
 
 
 if __name__ == "__main__":

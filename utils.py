@@ -7,6 +7,8 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -77,6 +79,51 @@ def whole_file(path):
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path):
+    """Yield a folder beside ``path`` to fill; rename it into place only when the block succeeds.
+
+    Raises:
+        UserError: ``path`` holds something already, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} already holds something and is left alone: choose another name with --out")
+    with making_folder(path.with_name(f".unfinished-{path.name}")) as unfinished:
+        yield unfinished
+        if path.exists():
+            path.rmdir()
+        unfinished.rename(path)
+
+
+@contextmanager
+def making_folder(path):
+    """Make a folder with its parents; when the block fails, remove what was made.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as error:
+        _remove(made)
+        raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): choose another place") from None
+    except BaseException:
+        _remove(made)
+        raise
+
+
+def _remove(made):
+    """Remove folders that were just made, the deepest first; its contents go with that one."""
+    if made:
+        shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _umask():
@@ -171,6 +218,25 @@ def open_run(name=None, stage="prior"):
     if not done(config):
         raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
     return folder, config
+
+
+def read_slices(folder):
+    """The index of a run, slices.csv, as a DataFrame."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(folder / "slices.csv", dtype={"subject": str, "label": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'slices.csv'} cannot be read ({error})") from None
+
+
+def git_commit():
+    """The commit of this code, or None outside a checkout."""
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
+                              capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def load_models(folder, prior=True):

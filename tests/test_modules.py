@@ -382,3 +382,13 @@ def test_learning_rate_rises_then_falls_to_zero():
     rate = modules.optimizer(1e-2, 1000)._learning_rate
     values = [float(rate(step)) for step in (0, 50, 100, 550, 1000)]
     assert values == pytest.approx([0, 5e-3, 1e-2, 5e-3, 0], abs=1e-6)
+
+
+def test_sampling_is_float32_whatever_the_precision_of_training(tmp_path):
+    prior = small_prior(dtype="mixed_bfloat16")
+    save_model(prior, tmp_path / "prior.keras")
+    uniforms = np.random.default_rng(0).random((2, *GRID), np.float32)
+    for trained, loaded in zip(prior.sample(uniforms, ids(2), ids(2)),
+                               keras.saving.load_model(tmp_path / "prior.keras").sample(uniforms, ids(2), ids(2)),
+                               strict=True):
+        assert np.array_equal(trained, loaded)
