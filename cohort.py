@@ -1,9 +1,9 @@
 """The demo cohort: simulated people, warped from the one ICBM152 brain template that nilearn ships.
 
-Each person is a pull-back: a pixel of the slice, in millimetres, is carried by an affine map, a smooth random
-displacement and a growth of the ventricles to the point of the template whose tissue it shows. People labelled
-AD have larger ventricles and wider sulci on average, so that the label means something that a figure can show.
-Nothing about disease follows from them.
+Each person is a pull-back: an affine map, a smooth random displacement and a growth of the ventricles carry
+every pixel of a slice to the point of the template whose tissue it shows. People labelled AD have larger
+ventricles and wider sulci on average, so that the label means something that a figure can show. Nothing about
+disease follows from them.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from scipy.interpolate import BSpline
 from utils import UserError, load_json, progress, random_generator, save_json
 
 GENERATOR_VERSION = 1  # to be raised whenever the same arguments make other pictures
-STATEMENT = ("Simulated people: warps of one template (ICBM152). Nothing about disease follows from them.")
+STATEMENT = "Simulated people: warps of one template (ICBM152). Nothing about disease follows from them."
 LABELS = ("AD", "NC")
 FIRST_SUBJECT = 100001
 TEST_SHARE = 0.2
@@ -36,50 +37,53 @@ BELOW_TOP = 57.5  # mm from the top of the brain down to the middle of the slice
 ORIGIN = np.array([98, 134, 72])  # the voxel of the 1 mm template at (0, 0, 0) mm
 CENTRE = np.array([0, -17, 0])  # mm; the middle of the template's brain in the axial plane
 TOP = 80  # mm; the top of the template's cortex
-SLAB = (slice(24, 173), slice(25, 210), slice(52, 122))  # the voxels that the slices of anyone can reach
+SLAB = (slice(24, 173), slice(25, 210), slice(48, 118))  # the voxels that the slices of anyone can reach
 BOX = (192, 160)  # pixels of the frame that anyone's brain can reach
 
-VENTRICLE_RADIUS = 5  # mm; a ventricle_scale of s moves the ventricles' wall outwards by about (s - 1) times this
+VENTRICLE_RADIUS = 5  # mm; a ventricle_scale of s moves the wall outwards by about (s - 1) times this
 VENTRICLE_REACH = 14  # mm over which the push on the tissue around fades
-GROWTH_STEPS = 4  # small ones, so that no point shoots through a thin ventricle and out on the other side
+GROWTH_STEPS = 2  # small ones, so that no point shoots through a thin ventricle and out on the other side
 
 
 def make_cohort(folder, people=100, seed=0, image_size=(240, 256), workers=None):
     """Make ``folder`` hold a cohort of simulated people, in the layout of the ADNI course data.
 
-    The slices are ``folder/{train,test}/{AD,NC}/<subject>_<slice>.png``: 8-bit grey, skull-stripped with a background
-    of exactly 0, anterior at the top, the subject's left at the left; 20 axial slices per person, 1 mm apart, the
-    lowest first, around the lateral ventricles. ``folder/manifest.json`` tells what was made, with the true area of
-    the lateral ventricles in every slice (mm², whatever the pixel size) and a fingerprint of all files.
+    The slices are ``folder/{train,test}/{AD,NC}/<subject>_<slice>.png``: 8-bit grey, skull-stripped with a
+    background of exactly 0, anterior at the top, the subject's left at the left; 20 axial slices per person,
+    1 mm apart, the lowest first, around the lateral ventricles. ``folder/manifest.json`` tells what was made,
+    with a fingerprint of all files and the true area of the lateral ventricles in every slice: in mm²,
+    whatever the pixel size, and 0 where a slice passes below or above small ones.
 
-    Person i (anatomy, contrast, noise, label, numbers in the file names) depends on (seed, i) and the pixels on
-    image_size besides; only which people are in ``test`` depends on the number of people. Even i are AD, odd i NC;
-    a fifth of each label is in ``test``. Repeating a call gives the same bytes, with any number of workers.
+    Person i (anatomy, contrast, noise, label, numbers in the file names) depends on (seed, i) alone, and the
+    pixels on image_size besides; only who is in ``test`` depends on the number of people. Even i are AD,
+    odd i NC; a fifth of each label is in ``test``. The same call makes the same bytes, with any number of
+    workers.
 
     Args:
         folder: where to make it; it appears whole or not at all. A finished cohort with the same arguments is
             returned as it is.
         people: int ≥ 4.
         seed: int ≥ 0.
-        image_size: (height, width) in pixels, each ≥ 32. The field of view is always 240 mm by 256 mm, so that
-            (240, 256) has pixels of 1 mm and (120, 128) of 2 mm.
+        image_size: (height, width) in pixels, each ≥ 32. The field of view is always 240 mm by 256 mm, so
+            that (240, 256) has pixels of 1 mm and (120, 128) of 2 mm.
         workers: number of processes; by default one per core, at most 8.
 
     Returns:
         The folder, a Path.
 
     Raises:
-        UserError: an argument is out of range, the folder holds something else or cannot be written, or nilearn
-            is missing.
+        UserError: an argument is out of range, the folder holds something else or cannot be written, or
+            nilearn is missing.
     """
     folder, image_size = Path(folder), [int(side) for side in image_size]
-    arguments = {"generator_version": GENERATOR_VERSION, "people": people, "seed": seed, "image_size": image_size}
+    arguments = {"generator_version": GENERATOR_VERSION, "people": people, "seed": seed,
+                 "image_size": image_size}
     if people < 4:
-        raise UserError(f"a cohort needs at least 4 people, not {people}: two of each label, to train and to test")
+        raise UserError(f"a cohort needs at least 4 people, not {people}: two of each label")
     if seed < 0:
         raise UserError(f"the seed of a cohort must be at least 0, not {seed}")
     if len(image_size) != 2 or min(image_size) < 32:
-        raise UserError(f"the images of a cohort must be at least 32 pixels high and wide, not {image_size}")
+        raise UserError(f"the images of a cohort must be at least 32 pixels a side, not {image_size}")
     if holds_cohort(folder, arguments):
         return folder
     if find_spec("nilearn") is None:
@@ -143,7 +147,7 @@ def build(folder, people, seed, image_size, workers=None):
     write = partial(write_person, folder, seed, image_size)
     workers = min(workers or min(os.cpu_count() or 1, 8), people)
     if workers == 1:
-        return [write(*person) for person in progress(enumerate(splits), total=people, desc="cohort", unit="person")]
+        return [write(i, split) for i, split in enumerate(progress(splits, desc="cohort", unit="person"))]
     # spawned, not forked: the caller may have loaded TensorFlow, whose threads do not survive a fork
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
@@ -154,8 +158,14 @@ def build(folder, people, seed, image_size, workers=None):
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, which stops the workers."""
+    """Leave Ctrl-C to the parent, which stops the workers; end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def leave_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def split_people(people, seed):
@@ -187,15 +197,15 @@ def write_person(folder, seed, image_size, i, split):
 
 
 def draw_person(seed, i):
-    """What makes person i of a cohort: a function of (seed, i) alone; lengths in mm, intensities in [0, 1]."""
+    """What makes person i: a function of (seed, i) alone; lengths in mm, intensities in [0, 1]."""
     random = random_generator(seed, "cohort person", i)
     patient = LABELS[i % len(LABELS)] == "AD"
     return SimpleNamespace(
         first_slice=int(random.integers(72, 85)),
-        ventricle_scale=np.clip(random.normal(1.65 if patient else 1.15, 0.22), 0.7, 2.3),
+        ventricle_scale=np.clip(random.normal(1.65 if patient else 1.15, 0.22), 0.8, 2.3),
         sulcus_depth=np.clip(random.normal(1.3 if patient else 0.8, 0.2), 0.3, 1.8),
-        # the template is an eighth larger than people are
-        size=np.array([0.88, 0.88, 0.86]) * random.normal(1, 0.025) * random.normal(1, 0.02, 3),
+        # the template is larger than people are, and its ventricles lie higher below the top
+        size=np.array([0.88, 0.88, 0.845]) * random.normal(1, 0.025) * random.normal(1, 0.02, 3),
         tilt=np.radians(random.normal(0, [2.0, 1.5, 2.0])),  # about the axes x, y, z
         # control values of splines, which average them: the fields spread about 0.4 times as far
         coarse=random.normal(0, 5.5, (3, 9, 11, 9)),
@@ -212,7 +222,7 @@ def draw_person(seed, i):
 
 @lru_cache(maxsize=1)
 def template():
-    """The slab of the ICBM152 template that the slices lie in, as float32 volumes (X, Y, Z) of 1 mm voxels."""
+    """The slab of the ICBM152 template that the slices lie in: float32 volumes (X, Y, Z), 1 mm voxels."""
     from nilearn import datasets
 
     t1, brain = (np.ascontiguousarray(load(resolution=1).get_fdata(dtype=np.float32)[SLAB])
@@ -222,16 +232,17 @@ def template():
     outside = ndimage.distance_transform_edt(~ventricles) - ndimage.distance_transform_edt(ventricles)
     distance = ndimage.gaussian_filter(outside.astype(np.float32), 0.7)
     towards = -np.stack(np.gradient(ndimage.gaussian_filter(distance, 1.5)))  # (3, X, Y, Z)
-    valleys = ndimage.grey_closing(t1, 9) - t1  # the dark, narrow places: sulci, fissures, the ventricles' edges
+    valleys = ndimage.grey_closing(t1, 9) - t1  # dark and narrow: sulci, fissures, edges of ventricles
     sulci = np.clip(valleys / 0.25, 0, 1) * np.clip(distance / 8, 0, 1)
     sharp = t1 + 0.8 * (t1 - ndimage.gaussian_filter(t1, 2.0))  # an average of 152 people is blurred
     return SimpleNamespace(
-        brain=brain, distance=distance, sulci=sulci, towards=towards * np.exp(-np.abs(distance) / VENTRICLE_REACH),
+        brain=brain, distance=distance, sulci=sulci,
+        towards=towards * np.exp(-np.abs(distance) / VENTRICLE_REACH),
         t1=ndimage.spline_filter(sharp, order=3, output=np.float32))
 
 
 def lateral_ventricles(t1, depth):
-    """The mask of the two lateral ventricles: the largest dark bodies deep in the brain beside the midline."""
+    """The mask of the two lateral ventricles: the largest dark bodies deep in the brain, off the midline."""
     bodies, _ = ndimage.label((t1 < 0.45) & (depth > 12))
     midline = ORIGIN[0] - SLAB[0].start
     sizes = np.bincount(bodies.ravel())
@@ -244,7 +255,7 @@ def lateral_ventricles(t1, depth):
 
 
 def render(person, volumes, random):
-    """The slices of a person, 1 mm pixels, float32 (20, 240, 256) in [0, 1]; and the ventricles' areas, (20,) mm²."""
+    """A person's slices, float32 (20, 240, 256) in [0, 1], 1 mm pixels; and ventricle areas, (20,) mm²."""
     places, fields = warp(person)  # (3, 20, 192, 160) voxels of the slab; bias and folds, (20, 192, 160)
     brain = ndimage.map_coordinates(volumes.brain, places, order=1) > 0.5
     places = places[:, brain]  # (3, N): only the brain is worth the work
@@ -290,7 +301,8 @@ def warp(person):
                       for a, b in zip(person.coarse, person.fine, strict=True)])  # (3, 20, 192, 160)
     origin = ORIGIN + CENTRE - [side.start for side in SLAB]
     scale, origin = (np.float32(value).reshape(3, 1, 1, 1) for value in (person.size, origin))
-    return turned / scale + shift + origin, (smooth_field(person.bias, axes), smooth_field(person.folds, axes))
+    fields = smooth_field(person.bias, axes), smooth_field(person.folds, axes)
+    return turned / scale + shift + origin, fields
 
 
 def rotation(about_x, about_y, about_z):
@@ -304,10 +316,13 @@ def rotation(about_x, about_y, about_z):
 
 
 def smooth_field(control, axes):
-    """A cubic B-spline over control values (X, Y, Z) that span [-1, 1]³, at the grid of axes: (z, y, x) float32."""
+    """A cubic B-spline of control values (X, Y, Z) over [-1, 1]³, on the axes (x, y, z): float32 (z, y, x)."""
     along_x, along_y, along_z = (spline_weights(np.clip(axis, -1, 1), count)
                                  for axis, count in zip(axes, control.shape, strict=True))
-    return np.einsum("xi,yj,zk,ijk->zyx", along_x, along_y, along_z, control, optimize=True).astype(np.float32)
+    # plain einsum, one axis at a time: the threads of a BLAS get in the way of the other workers
+    field = np.einsum("zk,ijk->zij", along_z, control)
+    field = np.einsum("yj,zij->zyi", along_y, field)
+    return np.einsum("zyi,xi->zyx", field, along_x).astype(np.float32)
 
 
 def spline_weights(axis, count):
