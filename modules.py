@@ -6,6 +6,8 @@ VQ-VAE: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Lea
 K the number of codes, D their dimension and C a width in channels.
 """
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -22,7 +24,7 @@ registered = keras.saving.register_keras_serializable("brains")
 
 
 def space_to_depth(x, block):
-    """(B, H, W, C) -> (B, H/block, W/block, block² C), so that no layer works at full resolution."""
+    """(B, H, W, C) -> (B, H/block, W/block, block² C)."""
     _, height, width, channels = x.shape
     x = ops.reshape(x, (-1, height // block, block, width // block, block, channels))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
@@ -38,17 +40,38 @@ def depth_to_space(x, block):
 
 
 @registered
+class SpaceToDepth(layers.Layer):
+    """Trades pixels for channels, so that no layer works at full resolution."""
+
+    def __init__(self, block, **options):
+        super().__init__(**options)
+        self.block = block
+
+    def call(self, x):
+        return space_to_depth(x, self.block)
+
+    def get_config(self):
+        return {**super().get_config(), "block": self.block}
+
+
+@registered
+class DepthToSpace(SpaceToDepth):
+    """Trades channels for pixels: sub-pixel upsampling (Shi et al. 2016)."""
+
+    def call(self, x):
+        return depth_to_space(x, self.block)
+
+
+@registered
 class ResidualBlock(layers.Layer):
     """x + conv(relu(conv(relu(x)))), the identity at the start because the last kernel starts at zero."""
 
     def __init__(self, width, **options):
         super().__init__(**options)
         self.width = width
-        policy = self.dtype_policy
-        self.first = layers.Conv2D(width, 3, padding="same", kernel_initializer="he_normal",
-                                   name="first", dtype=policy)
-        self.second = layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros",
-                                    name="second", dtype=policy)
+        conv = partial(layers.Conv2D, width, 3, padding="same", dtype=self.dtype_policy)
+        self.first = conv(kernel_initializer="he_normal", name="first")
+        self.second = conv(kernel_initializer="zeros", name="second")
 
     def build(self, shape):
         self.first.build(shape)
@@ -63,90 +86,48 @@ class ResidualBlock(layers.Layer):
 
 def level_widths(downsample, width):
     """Channels at 1/4, 1/8, … of the image's resolution, down to 1/downsample."""
-    return [width if reduction == STEM else 2 * width
-            for reduction in (4, 8, 16) if reduction <= downsample]
+    return [width if reduction == STEM else 2 * width for reduction in (4, 8, 16) if reduction <= downsample]
 
 
-@registered
-class Encoder(layers.Layer):
+class Encoder(keras.Sequential):
     """Images (B, H, W, 1) float in [0, 1] -> z_e (B, H/downsample, W/downsample, code_dim).
 
     Residual, as in van den Oord et al. 2017 §4.1, with a space-to-depth stem: one-channel convolutions
     at full resolution cost more than all the rest.
     """
 
-    def __init__(self, downsample=8, width=64, residual_blocks=2, code_dim=16, **options):
-        super().__init__(**options)
-        self.downsample, self.width = downsample, width
-        self.residual_blocks, self.code_dim = residual_blocks, code_dim
-        policy, widths = self.dtype_policy, level_widths(downsample, width)
-        self.steps = [layers.Conv2D(widths[0], 3, padding="same", name="stem", dtype=policy)]
+    def __init__(self, downsample, width, residual_blocks, code_dim, dtype):
+        conv = partial(layers.Conv2D, padding="same", dtype=dtype)
+        widths = level_widths(downsample, width)
+        steps = [SpaceToDepth(STEM, name="pixels_to_channels", dtype=dtype), conv(widths[0], 3, name="stem")]
         for level, channels in enumerate(widths):
             if level > 0:
-                self.steps.append(layers.Conv2D(channels, 4, strides=2, padding="same",
-                                                name=f"down_{level}", dtype=policy))
-            self.steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=policy)
-                           for block in range(residual_blocks)]
-        self.to_code = layers.Conv2D(code_dim, 1, name="to_code", dtype=policy)
-
-    def build(self, shape):
-        shape = (None, shape[1] // STEM, shape[2] // STEM, STEM * STEM * shape[3])
-        for step in [*self.steps, self.to_code]:
-            step.build(shape)
-            shape = step.compute_output_shape(shape) if isinstance(step, layers.Conv2D) else shape
-
-    def call(self, images):
-        x = space_to_depth(images, STEM)  # (B, H/4, W/4, 16)
-        for step in self.steps:
-            x = step(x)
-        return self.to_code(ops.relu(x))  # (B, h, w, D)
-
-    def get_config(self):
-        return {**super().get_config(), "downsample": self.downsample, "width": self.width,
-                "residual_blocks": self.residual_blocks, "code_dim": self.code_dim}
+                steps.append(conv(channels, 4, strides=2, name=f"down_{level}"))
+            steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
+                      for block in range(residual_blocks)]
+        steps += [layers.ReLU(name="relu", dtype=dtype), conv(code_dim, 1, name="to_code")]
+        super().__init__(steps, name="encoder")
 
 
-@registered
-class Decoder(layers.Layer):
-    """z_q (B, h, w, code_dim) -> images (B, h·downsample, w·downsample, 1), unbounded float32.
+class Decoder(keras.Sequential):
+    """z_q (B, h, w, code_dim) -> images (B, h·downsample, w·downsample, 1), unbounded.
 
     The mirror of the encoder, with sub-pixel upsampling and one residual block at half resolution.
     """
 
-    def __init__(self, downsample=8, width=64, residual_blocks=2, code_dim=16, **options):
-        super().__init__(**options)
-        self.downsample, self.width = downsample, width
-        self.residual_blocks, self.code_dim = residual_blocks, code_dim
-        policy, widths = self.dtype_policy, level_widths(downsample, width)[::-1]
-        self.steps = [layers.Conv2D(widths[0], 3, padding="same", name="from_code", dtype=policy)]
+    def __init__(self, downsample, width, residual_blocks, code_dim, dtype):
+        conv = partial(layers.Conv2D, kernel_size=3, padding="same", dtype=dtype)
+        widths = level_widths(downsample, width)[::-1]
+        steps = [conv(widths[0], name="from_code")]
         for level, channels in enumerate(widths):
-            self.steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=policy)
-                           for block in range(residual_blocks)]
+            steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
+                      for block in range(residual_blocks)]
             following = widths[level + 1] if level + 1 < len(widths) else width // 2
-            self.steps.append(layers.Conv2D(4 * following, 3, padding="same", name=f"up_{level}", dtype=policy))
-        self.steps.append(ResidualBlock(width // 2, name="residual_half", dtype=policy))
-        self.to_pixels = layers.Conv2D(4, 3, padding="same", name="to_pixels", dtype=policy)
-
-    def build(self, shape):
-        for step in [*self.steps, self.to_pixels]:
-            step.build(shape)
-            if isinstance(step, layers.Conv2D):
-                shape = step.compute_output_shape(shape)
-            if step.name.startswith("up_"):
-                shape = (None, shape[1] * 2, shape[2] * 2, shape[3] // 4)
-
-    def call(self, z_q):
-        x = z_q
-        for step in self.steps:
-            x = step(x)
-            if step.name.startswith("up_"):
-                x = depth_to_space(x, 2)  # (B, 2h, 2w, C)
-        pixels = self.to_pixels(ops.relu(x))  # (B, H/2, W/2, 4)
-        return ops.cast(depth_to_space(pixels, 2), "float32")  # (B, H, W, 1)
-
-    def get_config(self):
-        return {**super().get_config(), "downsample": self.downsample, "width": self.width,
-                "residual_blocks": self.residual_blocks, "code_dim": self.code_dim}
+            steps += [conv(4 * following, name=f"up_{level}"),
+                      DepthToSpace(2, name=f"upsample_{level}", dtype=dtype)]  # (B, 2h, 2w, C)
+        steps += [ResidualBlock(width // 2, name="residual_half", dtype=dtype), layers.ReLU(name="relu", dtype=dtype),
+                  conv(4, name="to_pixels"), DepthToSpace(2, name="channels_to_pixels", dtype=dtype)]
+        super().__init__(steps, name="decoder")
 
 
 @registered
@@ -170,10 +151,10 @@ class VectorQuantizer(layers.Layer):
     def build(self, shape):
         self.codebook = self.add_weight(name="codebook", shape=(self.code_dim, self.num_codes),
                                         initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
-                                        trainable=not self.ema)
+                                        trainable=not self.ema, autocast=False)
         if self.ema:
             self.counts = self.add_weight(name="counts", shape=(self.num_codes,), initializer="ones",
-                                          trainable=False)
+                                          trainable=False, autocast=False)
             self.sums = self.add_weight(name="sums", shape=(self.code_dim, self.num_codes),
                                         initializer="zeros", trainable=False)
             self.sums.assign(self.codebook)
@@ -197,9 +178,8 @@ class VectorQuantizer(layers.Layer):
         """Set the codebook to K of the encoder's outputs; ``seed`` is a pair of ints."""
         flat = ops.reshape(ops.cast(z_e, "float32"), (-1, self.code_dim))
         order = tf.argsort(tf.random.stateless_uniform((flat.shape[0],), seed))
-        chosen = ops.take(flat, ops.arange(self.num_codes) % flat.shape[0], axis=0) if \
-            flat.shape[0] < self.num_codes else ops.take(flat, order[: self.num_codes], axis=0)
-        self.codebook.assign(ops.transpose(chosen))
+        chosen = ops.take(order, ops.arange(self.num_codes) % flat.shape[0])  # (K,), repeated if there are too few
+        self.codebook.assign(ops.transpose(ops.take(flat, chosen, axis=0)))
         if self.ema:
             self.counts.assign(ops.ones_like(self.counts))
             self.sums.assign(self.codebook)
@@ -273,14 +253,13 @@ class VQVAE(keras.Model):
                  ema=True, width=64, residual_blocks=2, seed=0, **options):
         super().__init__(**options)
         self.image_shape = tuple(image_shape)
+        self.planned_steps = 0  # how long the training will be; whoever trains sets it, or no code is revived
         self.settings = dict(downsample=downsample, num_codes=num_codes, code_dim=code_dim,
                              commitment_cost=commitment_cost, ema=ema, width=width,
                              residual_blocks=residual_blocks, seed=seed)
-        net = dict(downsample=downsample, width=width, residual_blocks=residual_blocks,
-                   code_dim=code_dim, dtype=self.dtype_policy)
-        self.encoder = Encoder(name="encoder", **net)
+        self.encoder = Encoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.quantizer = VectorQuantizer(num_codes, code_dim, ema, name="quantizer")
-        self.decoder = Decoder(name="decoder", **net)
+        self.decoder = Decoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.build()
 
     def build(self, shape=None):
@@ -305,7 +284,7 @@ class VQVAE(keras.Model):
 
     def decode(self, codes):
         """Codes (B, h, w) int -> images (B, H, W, 1) float32 in [0, 1]."""
-        return ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+        return ops.clip(ops.cast(self.decoder(self.quantizer.embed(codes)), "float32"), 0.0, 1.0)
 
     def initialise_codebook(self, images):
         """Set the codebook to the encoder's outputs for these images (B, H, W, 1)."""
@@ -317,7 +296,7 @@ class VQVAE(keras.Model):
         z_e = ops.cast(self.encoder(images), "float32")  # (B, h, w, D)
         codes, embedded = self.quantizer(z_e)
         straight_through = z_e + ops.stop_gradient(embedded - z_e)  # value of the code, gradient of z_e
-        reconstructions = self.decoder(straight_through)
+        reconstructions = ops.cast(self.decoder(straight_through), "float32")
         terms = {"reconstruction": reconstruction_error(images, reconstructions),
                  "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)}
         if not self.quantizer.ema:
@@ -335,16 +314,15 @@ class VQVAE(keras.Model):
         with tf.GradientTape() as tape:
             terms, z_e, codes = self.losses_of(batch["image"])
             loss = self.total(terms)
+            scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
         weights = self.trainable_variables
         step = ops.cast(self.optimizer.iterations, "int32")
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
         if self.quantizer.ema:
             # No code is revived in the last quarter: the decoder needs time to learn a moved code.
             revive = step < tf.cast(0.75 * self.planned_steps, tf.int32)
             self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]), revive)
         return {"loss": loss, **terms, "codes": codes}
-
-    planned_steps = 0  # how long the training will be; train.py sets it, nothing is revived without it
 
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
@@ -521,7 +499,7 @@ class GatedPixelCNN(keras.Model):
         small = keras.initializers.RandomNormal(stddev=0.05, seed=settings["seed"])
 
         def weight(name, shape, initializer="glorot_uniform"):
-            return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32")
+            return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False)
 
         self.code_embedding = weight("code_embedding", (self.num_codes, width), normal)
         self.start = weight("start", (2, width), normal)  # what lies above the first row, left of the first column
@@ -594,8 +572,9 @@ class GatedPixelCNN(keras.Model):
         with tf.GradientTape() as tape:
             log_likelihood = self.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
             loss = -ops.mean(log_likelihood) / LOG_2
+            scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
         weights = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
         return {"loss": loss}
 
     def drop_condition(self, condition, seed):

@@ -146,6 +146,13 @@ def test_reconstruction_error_of_a_constant_difference_is_that_of_the_plain_term
     assert float(modules.reconstruction_error(images, images - 0.25)) == pytest.approx(0.25, abs=1e-6)
 
 
+def test_models_can_be_called_in_bfloat16():
+    images = small_vqvae(dtype="mixed_bfloat16")(some_images())
+    assert images.shape == (2, 16, 24, 1) and images.dtype == "float32"
+    logits = small_prior(dtype="mixed_bfloat16")(some_codes(2), ids(2), ids(2))
+    assert logits.shape == (2, *GRID, CODES) and logits.dtype == "float32"
+
+
 def test_decoder_output_is_clipped():
     vqvae = randomise(small_vqvae(), scale=5)
     images = vqvae.decode(some_codes(1, vqvae.code_grid)).numpy()
@@ -349,6 +356,17 @@ def test_training_repeats_bit_for_bit(make):
             step(batch)
         weights.append([weight.numpy() for weight in model.weights])
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("make", [small_vqvae, small_prior])
+def test_a_step_in_float16_scales_its_loss_and_moves_the_weights(make):
+    model = make(dtype="mixed_float16")
+    model.compile(optimizer=modules.optimizer(1e-2, 2, warmup_steps=0))
+    before = [weight.numpy() for weight in model.trainable_variables]
+    loss = float(model.train_step({"image": some_images()} | prior_batch())["loss"])
+    assert 0 < loss < 10
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.trainable_variables, strict=True))
+    assert all(np.isfinite(weight).all() for weight in model.trainable_variables)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
