@@ -19,17 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import (
-    Parser,
-    UserError,
-    image_sheet,
-    number,
-    progress,
-    purpose_id,
-    random_generator,
-    run_script,
-    whole_file,
-)
+from utils import Parser, UserError, image_sheet, number, progress, purpose_id, random_generator, run_script, whole_file
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
 UNLABELLED = "unlabelled"
@@ -97,7 +87,8 @@ def find_slices(root, subject_pattern=None, metadata=None):
     slices = slices.astype({"subject": "category", "label": "category", "split": "category"})  # quick to sort
     slices["position"] = _positions(slices)
     if metadata is not None:
-        slices["subject"] = slices["subject"].map(_people(slices["subject"].cat.categories, metadata)).astype("category")
+        people = _people(slices["subject"].cat.categories, metadata)
+        slices["subject"] = slices["subject"].map(people).astype("category")
     slices = slices.sort_values(["split", "label", "subject", "slice", "path"], ignore_index=True)
     return slices.astype({"subject": str, "label": str, "split": str, "slice": int, "position": int})[COLUMNS]
 
@@ -177,6 +168,8 @@ def _read_names(paths, names, pattern, subject_pattern):
 
     With a pattern of the user's such an image has the scan None instead, and is left out.
     """
+    import numpy as np
+
     scans, numbers, odd = [], [], []
     for path, name in zip(paths, names, strict=True):
         match = pattern.search(name)
@@ -189,11 +182,11 @@ def _read_names(paths, names, pattern, subject_pattern):
     if len(odd) == len(names) and subject_pattern is not None:
         raise UserError(f"--subject-pattern {subject_pattern!r} matches no file name, such as {names[0]}")
     if odd:
-        fate = "are left out" if subject_pattern else "count as a person each (--subject-pattern tells how to read them)"
+        fate = "are left out" if subject_pattern else "count as a person each (--subject-pattern says how to read them)"
         warn(f"{len(odd)} of {len(names)} file names, such as {odd[0]}, do not tell whose slice they are and {fate}")
     try:
-        return scans, [int(slice_number) for slice_number in numbers]
-    except ValueError as error:
+        return scans, np.array([int(slice_number) for slice_number in numbers], np.int64)
+    except (ValueError, OverflowError) as error:
         raise UserError(f"--subject-pattern {subject_pattern!r}: the group slice must be a number ({error})") from None
 
 
@@ -458,18 +451,17 @@ def _reason(error):
         return "not a PNG or JPEG image"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"over {Image.MAX_IMAGE_PIXELS:,} pixels"
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return getattr(error, "strerror", None) or next(filter(None, str(error).splitlines()), type(error).__name__)
 
 
 def _own_size(root, paths):
-    """The (height, width) of the first image that can be decoded."""
+    """The (height, width) of the first image that can be decoded; (1, 1) where none can."""
     for path in paths:
         try:
             return _decode(os.path.join(root, path))[1]
-        except Exception:  # told by the pass over all files, or at once when there is no other
+        except Exception:  # the pass over all files says why
             continue
-    _report([(path, "unreadable") for path in paths], len(paths))
-    raise UserError(f"no readable image is among the {len(paths)} files in {root}")
+    return 1, 1
 
 
 @contextmanager
@@ -818,7 +810,8 @@ def _contact_sheet(path, slices, images, columns=8, most_rows=12):
     middle = (slices["position"] - slices["position"].max() / 2).abs()
     people = slices.assign(distance=middle).sort_values(["distance", "path"]).drop_duplicates(["split", "subject"])
     shown, names, captions = [], [], []
-    for (split, label), group in list(people.sort_values("subject").groupby(["split", "label"]))[:most_rows]:
+    groups = list(people.sort_values("subject").groupby(["split", "label"]))
+    for (split, label), group in groups[:most_rows]:
         rows = np.unique(np.linspace(0, len(group) - 1, columns).round().astype(int))
         blank = [np.zeros_like(images[0])] * (columns - len(rows))
         shown += [images[row] for row in group.index[rows]] + blank
