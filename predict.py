@@ -106,6 +106,8 @@ def sample_images(models, config, flags, label, position):
 
 def sample(flags):
     """Write brain_00000.png …, sheet.png and samples.csv into a new folder."""
+    import numpy as np
+
     folder, config = open_run(flags.run)
     label, position = choose_conditions(flags, config, read_slices(folder))
     out = Path(flags.out) if flags.out else folder / "samples" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -123,7 +125,8 @@ def sample(flags):
                 shown.append(image)
         write_csv(unfinished / "samples.csv", rows)
         captions = [f"{row['label']}, {row['position']}" for row in rows[: len(shown)]]
-        save_sheet(unfinished / "sheet.png", shown, captions, f"samples of {folder.name} (label, position)")
+        image_sheet(unfinished / "sheet.png", np.stack(shown), min(COLUMNS, len(shown)), captions=captions,
+                    title=f"samples of {folder.name} (label, position)")
     print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
 
 
@@ -135,7 +138,7 @@ def reconstruct(flags):
     import numpy as np
 
     import dataset
-    from metrics import encode_images, image_metrics, mean_by_person, value_of
+    from metrics import encode_images, evenly, image_metrics, mean_by_person, value_of
 
     folder, config = open_run(flags.run, stage="vqvae")
     slices = dataset.find_slices(flags.reconstruct, config["subject_pattern"], config["metadata"])
@@ -147,30 +150,26 @@ def reconstruct(flags):
         box, frame = dataset.Box(*config["crop_box"]), config["frame"]
         outside = dataset.outside(loaded.brain_boxes, box)
         slices = slices[loaded.usable].reset_index(drop=True)
-        rows, shown = [], {"originals": [], "reconstructions": [], "differences": []}
+        chosen = set(evenly(np.arange(len(slices)), COLUMNS))
+        rows, shown = [], []
         for start in progress(range(0, len(slices), BLOCK), desc="reconstructing", unit=" blocks"):
             originals = loaded.images[start: start + BLOCK]
-            codes = encode_images(vqvae, originals, box)
-            crops = to_bytes(np.asarray(vqvae.decode(codes)))[..., None]
-            images = dataset.paste(crops, box, frame)
+            crops = to_bytes(np.asarray(vqvae.decode(encode_images(vqvae, originals, box))))[..., None]
+            images = dataset.paste(crops, box, frame)  # (B, H, W, 1)
             for i, (original, image) in enumerate(zip(originals, images, strict=True), start):
+                difference = (image.astype(float) - original) / 255  # in [-1, 1]
                 stem = f"{i:05d}_{Path(slices['path'][i]).stem}"
                 save_png(unfinished / f"{stem}_original.png", original)
                 save_png(unfinished / f"{stem}_reconstruction.png", image)
-                difference = image.astype(float) - original
-                save_png(unfinished / f"{stem}_difference.png", (difference / 255 + 1) / 2)
+                save_png(unfinished / f"{stem}_difference.png", (difference + 1) / 2)
                 rows.append({"file": slices["path"][i], "outside_box": bool(outside[i]),
                              **image_metrics(original, image)})
+                if i in chosen:
+                    shown.append((original / 255, image / 255, difference))
         write_csv(unfinished / "reconstructions.csv", rows)
-        chosen = np.unique(np.linspace(0, len(slices) - 1, COLUMNS).round().astype(int))
-        for i in chosen:
-            codes = encode_images(vqvae, loaded.images[i: i + 1], box)
-            image = dataset.paste(to_bytes(np.asarray(vqvae.decode(codes)))[..., None], box, frame)[0]
-            shown["originals"].append(loaded.images[i] / 255)
-            shown["reconstructions"].append(image / 255)
-            shown["differences"].append((image - loaded.images[i].astype(float)) / 255)
-        image_sheet(unfinished / "sheet.png", np.stack([image for row in shown.values() for image in row]),
-                    len(chosen), list(shown), title=f"reconstructions by {folder.name}", differences=(2,))
+        image_sheet(unfinished / "sheet.png", np.stack([image for row in zip(*shown, strict=True) for image in row]),
+                    len(shown), ("originals", "reconstructions", "differences"),
+                    title=f"reconstructions by {folder.name}", differences=(2,))
     if outside.any():
         print(f"{outside.sum()} of {len(outside)} images have brain outside the run's crop box; it is cut off")
     metrics = [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
@@ -189,13 +188,6 @@ def write_csv(path, rows):
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-
-
-def save_sheet(path, images, captions, title):
-    """The contact sheet of the samples."""
-    import numpy as np
-
-    image_sheet(path, np.stack(images), min(COLUMNS, len(images)), captions=captions, title=title)
 
 
 def main(argv):

@@ -188,52 +188,67 @@ def prepare_data(config):
     from metrics import condition_ids, evenly
 
     if config["data"] is None:
-        import cohort
-
-        height, width = config["image_size"]
-        home = Path("data") / f"demo-{DEMO_PEOPLE}-{height}x{width}-seed0"
-        home.parent.mkdir(exist_ok=True)
-        config["data"] = str(cohort.make_cohort(home, DEMO_PEOPLE, 0, (height, width)))
-        config["simulated"] = True
-    if config["source"]:
-        slices = read_slices(Path(config["source"]))
-    else:
-        slices = dataset.find_slices(config["data"], config["subject_pattern"], config["metadata"])
-        slices = dataset.split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
-        if config["metadata"] is None:
-            print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
+        config["data"] = make_demo(config["image_size"])
+    manifest = Path(config["data"]) / "manifest.json"
+    config["simulated"] = manifest.is_file() and bool(load_json(manifest).get("simulated"))
+    slices = read_slices(Path(config["source"])) if config["source"] else find_people(config)
 
     used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
                            for split in ("train", "validation")])
     loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
-    slices = slices.drop(index=slices.index[used[~loaded.usable]]).reset_index(drop=True) \
-        if not loaded.usable.all() else slices
-    used_rows = slices.set_index("path").loc[list(loaded.paths)].reset_index()  # train, then validation
-
-    frame = loaded.images.shape[1:3]
-    of_training = (used_rows["split"] == "train").to_numpy()
-    if not of_training.any():
-        raise UserError(f"no training slice is left in {config['data']}")
-    if not config["source"]:
-        boxes = loaded.brain_boxes[of_training]
-        box = (dataset.brain_crop(boxes, frame, config["downsample"]) if config["crop"]
-               else dataset.whole_frame(frame, config["downsample"]))
-        labels = sorted(set(slices["label"][slices["split"] == "train"]))
-        config.update(frame=[int(side) for side in frame], crop_box=[int(side) for side in box], labels=labels,
-                      num_positions=int(slices["position"].max()) + 1,
-                      code_grid=[box.height // config["downsample"], box.width // config["downsample"]],
-                      data_fingerprint=loaded.fingerprint)
-    out = dataset.outside(loaded.brain_boxes, dataset.Box(*config["crop_box"]))
-    if out.any():
-        print(f"{out.sum()} of {len(out)} slices have brain outside the crop box; it is cut off (--no-crop keeps it)")
-
+    unusable = slices.index[used[~loaded.usable]]
+    used_rows = slices.loc[slices.index[used[loaded.usable]]]  # train, then validation
     parts, start = {}, 0
     for split in ("train", "validation"):
         rows = used_rows[used_rows["split"] == split]
+        if rows.empty:
+            raise UserError(f"no {split} person is left in {config['data']}: at least one label needs two people")
         parts[split] = {"images": loaded.images[start: start + len(rows)], "slices": rows,
-                        "columns": condition_ids(rows, config["labels"])}
+                        "brain_boxes": loaded.brain_boxes[start: start + len(rows)]}
         start += len(rows)
+    slices = slices.drop(index=unusable)
+    if not config["source"]:
+        config.update(describe_data(config, slices, parts["train"]), data_fingerprint=loaded.fingerprint)
+    for part in parts.values():
+        part["columns"] = condition_ids(part["slices"], config["labels"])
+    outside = dataset.outside(loaded.brain_boxes, dataset.Box(*config["crop_box"])).sum()
+    if outside:
+        print(f"{outside} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
+              "(--no-crop keeps it)")
     return slices, parts
+
+
+def make_demo(image_size):
+    """Make the demo cohort under data/, unless it is there already; returns its folder as a string."""
+    import cohort
+
+    print("no --data: the demo cohort; its people are simulated, and nothing about disease follows from them")
+    height, width = image_size or (240, 256)
+    folder = Path("data") / f"demo-{DEMO_PEOPLE}-{height}x{width}-seed0"
+    return str(cohort.make_cohort(folder, DEMO_PEOPLE, 0, (height, width)))
+
+
+def find_people(config):
+    """The index of the slices, split by person."""
+    import dataset
+
+    slices = dataset.find_slices(config["data"], config["subject_pattern"], config["metadata"])
+    if config["metadata"] is None and not config["simulated"]:
+        print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
+    return dataset.split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
+
+
+def describe_data(config, slices, training):
+    """What the models need to know of the data: frame, crop box, code grid, labels, positions."""
+    import dataset
+
+    frame, downsample = training["images"].shape[1:3], config["downsample"]
+    box = (dataset.brain_crop(training["brain_boxes"], frame, downsample) if config["crop"]
+           else dataset.whole_frame(frame, downsample))
+    return {"frame": [int(side) for side in frame], "crop_box": [int(side) for side in box],
+            "code_grid": [box.height // downsample, box.width // downsample],
+            "labels": sorted(set(slices["label"][slices["split"] == "train"])),
+            "num_positions": int(slices["position"].max()) + 1}
 
 
 # ---- training ---------------------------------------------------------------------------------
@@ -330,7 +345,7 @@ class Stage:
 
     def fit(self, batches, steps, evaluations, batch_size):
         """Train for ``steps``; leave the best averaged weights in the model's file."""
-        every = max(1, steps // evaluations)
+        every = -(-steps // evaluations)
         best, worse, history = float("inf"), 0, []
         writer = self.tf.summary.create_file_writer(str(self.folder / "tensorboard" / self.name))
         bar = progress(total=steps * batch_size, unit=" slices", desc=self.name, unit_scale=False)

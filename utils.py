@@ -111,7 +111,8 @@ def making_folder(path):
         yield path
     except OSError as error:
         _remove(made)
-        raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): choose another place") from None
+        raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): "
+                        "choose another place") from None
     except BaseException:
         _remove(made)
         raise

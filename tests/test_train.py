@@ -74,7 +74,8 @@ def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_
         predict.main(["--run", str(again)])
     train.main(["--run", str(again), "--stage", "prior"])
     assert weights(again / "prior.keras") == weights(finished_run / "prior.keras")
-    assert sample(again, tmp_path / "a", "--num-images", "2") == sample(finished_run, tmp_path / "b", "--num-images", "2")
+    assert sample(again, tmp_path / "a", "--num-images", "2") == \
+        sample(finished_run, tmp_path / "b", "--num-images", "2")
 
 
 def test_a_new_run_from_a_copied_vqvae(finished_run, tmp_path):
