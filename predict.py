@@ -108,6 +108,8 @@ def sample(flags):
     """Write brain_00000.png …, sheet.png and samples.csv into a new folder."""
     import numpy as np
 
+    import dataset
+
     folder, config = open_run(flags.run)
     label, position = choose_conditions(flags, config, read_slices(folder))
     out = Path(flags.out) if flags.out else folder / "samples" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -125,7 +127,8 @@ def sample(flags):
                 shown.append(image)
         write_csv(unfinished / "samples.csv", rows)
         captions = [f"{row['label']}, {row['position']}" for row in rows[: len(shown)]]
-        image_sheet(unfinished / "sheet.png", np.stack(shown), min(COLUMNS, len(shown)), captions=captions,
+        shown = dataset.crop(np.stack(shown), dataset.Box(*config["crop_box"]))
+        image_sheet(unfinished / "sheet.png", shown, min(COLUMNS, len(shown)), captions=captions,
                     title=f"samples of {folder.name} (label, position)")
     print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
 
@@ -167,8 +170,8 @@ def reconstruct(flags):
                 if i in chosen:
                     shown.append((original / 255, image / 255, difference))
         write_csv(unfinished / "reconstructions.csv", rows)
-        image_sheet(unfinished / "sheet.png", np.stack([image for row in zip(*shown, strict=True) for image in row]),
-                    len(shown), ("originals", "reconstructions", "differences"),
+        shown = np.stack([image for row in zip(*shown, strict=True) for image in row])
+        image_sheet(unfinished / "sheet.png", dataset.crop(shown, box), len(shown) // 3, ("originals", "reconstructions", "differences"),
                     title=f"reconstructions by {folder.name}", differences=(2,))
     if outside.any():
         print(f"{outside.sum()} of {len(outside)} images have brain outside the run's crop box; it is cut off")

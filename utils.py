@@ -334,8 +334,7 @@ def save_png(path, image):
     import numpy as np
     from PIL import Image
 
-    with whole_file(path) as temporary:
-        Image.fromarray(to_bytes(np.asarray(image))).save(temporary, format="PNG")
+    Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
 
 
 def to_bytes(images):
@@ -358,10 +357,12 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
 
+    around_black = LinearSegmentedColormap.from_list("difference", ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"])
     rows = -(-len(images) // columns)
     height, width = images.shape[1:3]
-    size = 1.5  # inches per image
+    size = 1.6  # inches per image
     left = 0.9 if row_names else 0.1
     top = 0.4 if title else 0.1
     caption_height = 0.2 if len(captions) else 0.0
@@ -375,7 +376,7 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
                                 1 - top / figure_height - (row + 1) * cell_height,
                                 size / figure_width * 0.98, size * height / width / figure_height * 0.98])
         if row in differences:
-            axes.imshow(image[..., 0], cmap="berlin", vmin=-0.25, vmax=0.25)
+            axes.imshow(image[..., 0], cmap=around_black, vmin=-0.25, vmax=0.25)
         else:
             axes.imshow(to_bytes(image), cmap="gray", vmin=0, vmax=255)
         axes.axis("off")

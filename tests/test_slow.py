@@ -1,0 +1,71 @@
+"""The commands of the README in smoke form, as a user types them: in other processes, in an empty folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(folder, command):
+    """Run ``python <command>`` in a folder; return what it printed."""
+    script, *flags = command.split()
+    done = subprocess.run([sys.executable, str(ROOT / script), *flags], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which the demo was made, trained in smoke form and sampled."""
+    folder = tmp_path_factory.mktemp("workplace")
+    run(folder, "train.py --preset smoke --run demo")
+    return folder
+
+
+def test_demo_in_smoke_form(workplace):
+    config = json.loads((workplace / "runs/demo/config.json").read_text())
+    assert config["finished"] and config["simulated"] and config["labels"] == ["AD", "NC"]
+    slices = pd.read_csv(workplace / "runs/demo/slices.csv")
+    assert slices["subject"].nunique() == 100 and len(slices) == 2000
+    assert slices.groupby("subject")["split"].nunique().max() == 1
+    assert not Path(config["data"]).is_absolute()
+
+
+def test_samples_repeat_byte_for_byte_in_other_processes(workplace):
+    first = "predict.py --run demo --num-images 5 --seed 3 --out first"
+    run(workplace, first)
+    run(workplace, first.replace("first", "second").replace("5", "40"))
+    for i in range(5):
+        name = f"brain_{i:05d}.png"
+        assert (workplace / "first" / name).read_bytes() == (workplace / "second" / name).read_bytes()
+    assert Image.open(workplace / "first/brain_00000.png").size == (64, 60)
+
+
+def test_training_repeats_byte_for_byte_in_another_process(workplace):
+    data = json.loads((workplace / "runs/demo/config.json").read_text())["data"]
+    run(workplace, f"train.py --data {data} --preset smoke --run again")
+    run(workplace, "predict.py --run demo --num-images 2 --out one")
+    run(workplace, "predict.py --run again --num-images 2 --out two")
+    assert (workplace / "one/brain_00001.png").read_bytes() == (workplace / "two/brain_00001.png").read_bytes()
+    histories = [pd.read_csv(workplace / f"runs/{name}/history_prior.csv") for name in ("demo", "again")]
+    assert np.array_equal(histories[0]["validation_loss"], histories[1]["validation_loss"])
+
+
+def test_other_commands_of_the_readme(workplace):
+    data = json.loads((workplace / "runs/demo/config.json").read_text())["data"]
+    assert "people" in run(workplace, f"dataset.py --data {data} --out sheet.png")
+    assert "minutes" in run(workplace, f"train.py --data {data} --preset smoke --dry-run")
+    run(workplace, "dataset.py --demo small --people 4 --image-size 60 64")
+    run(workplace, "predict.py --label AD --position 10 --temperature 0.9 --top-p 0.95")
+    run(workplace, f"predict.py --run demo --reconstruct {data}/test --out reconstructed")
+    run(workplace, "train.py --vqvae demo --run longer --prior-steps 5")
+    assert "bits per code" in run(workplace, "evaluate.py --run demo --split test")
+    assert len(list((workplace / "reconstructed").glob("*_difference.png"))) == 400
