@@ -171,8 +171,9 @@ def reconstruct(flags):
                     shown.append((original / 255, image / 255, difference))
         write_csv(unfinished / "reconstructions.csv", rows)
         shown = np.stack([image for row in zip(*shown, strict=True) for image in row])
-        image_sheet(unfinished / "sheet.png", dataset.crop(shown, box), len(shown) // 3, ("originals", "reconstructions", "differences"),
-                    title=f"reconstructions by {folder.name}", differences=(2,))
+        image_sheet(unfinished / "sheet.png", dataset.crop(shown, box), len(shown) // 3,
+                    ("originals", "reconstructions", "differences"), differences=(2,),
+                    title=f"reconstructions by {folder.name}")
     if outside.any():
         print(f"{outside.sum()} of {len(outside)} images have brain outside the run's crop box; it is cut off")
     metrics = [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]

@@ -42,7 +42,7 @@ PRESETS = {
                   vqvae_steps=60, prior_steps=60, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
-                 vqvae_steps=1200, prior_steps=1500, prior_layers=10, prior_width=96, batch_size=8,
+                 vqvae_steps=1300, prior_steps=1600, prior_layers=10, prior_width=96, batch_size=8,
                  evaluations=6, slice_limit=None, precision="auto"),
     "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=2800, prior_steps=3600, prior_layers=12, prior_width=96, batch_size=8,

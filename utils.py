@@ -359,7 +359,8 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
 
-    around_black = LinearSegmentedColormap.from_list("difference", ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"])
+    colours = ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"]
+    around_black = LinearSegmentedColormap.from_list("difference", colours)
     rows = -(-len(images) // columns)
     height, width = images.shape[1:3]
     size = 1.6  # inches per image
