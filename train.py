@@ -23,6 +23,7 @@ from utils import (
     making_folder,
     number,
     open_run,
+    processor,
     progress,
     read_slices,
     run_folder,
@@ -42,7 +43,7 @@ PRESETS = {
                   vqvae_steps=60, prior_steps=60, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
-                 vqvae_steps=1300, prior_steps=1600, prior_layers=10, prior_width=96, batch_size=8,
+                 vqvae_steps=1000, prior_steps=1200, prior_layers=10, prior_width=96, batch_size=8,
                  evaluations=6, slice_limit=None, precision="auto"),
     "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=2800, prior_steps=3600, prior_layers=12, prior_width=96, batch_size=8,
@@ -489,12 +490,13 @@ def thinned(part):
 
 
 def environment():
-    """Versions, machine and commit: what another lab needs to repeat a run."""
+    """Versions, machine, date and commit: what another lab needs to repeat a run."""
     import importlib.metadata as packages
 
     names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
     return {"versions": {"python": platform.python_version(), **{name: packages.version(name) for name in names}},
-            "git_commit": git_commit()}
+            "machine": {"processor": processor(), "cores": os.cpu_count()},
+            "date": f"{datetime.date.today()}", "git_commit": git_commit()}
 
 
 def describe(config, vqvae, prior):

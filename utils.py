@@ -7,6 +7,8 @@ import argparse
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -319,11 +321,23 @@ def low_precision_candidate(tf):
     """
     if tf.config.list_physical_devices("GPU"):
         return "mixed_bfloat16"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return None
+    flags = _cpuinfo()
     return "mixed_bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else None
+
+
+def processor():
+    """The name of the processor and which of AVX2, AVX-512, AMX it has, as far as the system says."""
+    text = _cpuinfo()
+    name = re.search(r"model name\s*:\s*(.+)", text)
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
+    return f"{name[1] if name else platform.machine()} ({', '.join(flags)})"
+
+
+def _cpuinfo():
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 # ---- figures --------------------------------------------------------------------------------
