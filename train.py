@@ -43,7 +43,7 @@ PRESETS = {
                   vqvae_steps=60, prior_steps=60, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
-                 vqvae_steps=1000, prior_steps=1200, prior_layers=10, prior_width=96, batch_size=8,
+                 vqvae_steps=1100, prior_steps=1400, prior_layers=10, prior_width=96, batch_size=8,
                  evaluations=6, slice_limit=None, precision="auto"),
     "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=2800, prior_steps=3600, prior_layers=12, prior_width=96, batch_size=8,
@@ -53,7 +53,7 @@ PRESETS = {
                   evaluations=40, slice_limit=None, precision="auto"),
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.8, flip=False,
-              gradient_codebook=False, crop=True, prior_dropout=0.1, allow_overlap=False,
+              gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
               metadata=None, subject_pattern=None)
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
 VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook",
@@ -93,6 +93,8 @@ def parse_flags(argv):
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
     group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
                        help="auto times bfloat16 where it could be faster (default auto)")
+    group.add_argument("--nondeterministic", dest="deterministic", action="store_false", **suppress,
+                       help="let kernels sum in any order: a run can then not be repeated bit for bit")
     group.add_argument("--dry-run", action="store_true",
                        help="print the resolved config, sizes and an estimate of the time; make no run")
 
@@ -139,13 +141,16 @@ def resolve_config(flags):
         folder, config = open_run(source, stage="vqvae")
         kept = [name for name in (*DATA_FLAGS, *VQVAE_FLAGS) if name in flags]
         if kept:
-            raise UserError(f"--{kept[0].replace('_', '-')} cannot be changed: it is that of the VQ-VAE in {folder}")
+            flag = kept[0].replace("_", "-").replace("crop", "no-crop")
+            raise UserError(f"--{flag} cannot be changed: it is that of the VQ-VAE in {folder}")
         if stage == "prior" and config["stages"]["prior"] == "finished":
             raise UserError(f"the run {folder} already has a prior: start a new one with --vqvae {source}")
         preset = flags.get("preset", config["preset"])
         chosen = {name: value for name, value in PRESETS[preset].items()
                   if "preset" in flags and name.startswith("prior_")}
-        config = {**config, **chosen, **flags, "source": str(folder)}
+        config = {**COMMON, **config, **chosen, **flags, "source": str(folder)}
+        for outcome in ("validation", "seconds"):
+            config.pop(outcome, None)
     else:
         preset = flags.get("preset", "default" if "data" in flags else "demo")
         config = {**COMMON, **PRESETS[preset], **flags, "preset": preset, "source": None}
@@ -539,7 +544,7 @@ def main(argv):
     flags = parse_flags(argv)
     folder, config = resolve_config(flags)
     start = time.perf_counter()
-    tf = start_tensorflow()
+    tf = start_tensorflow(config["deterministic"])
     import dataset
     import modules
     from metrics import print_measurement

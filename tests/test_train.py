@@ -1,6 +1,7 @@
 """train.py, predict.py and evaluate.py end to end on a tiny run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from conftest import TINY, make_slices
 from PIL import Image
 
+import dataset
 import evaluate
 import predict
 import train
@@ -270,6 +272,20 @@ def test_help_loads_nothing_heavy(script, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "example" in done.stdout
+
+
+def test_readme_names_the_flags_that_exist(capsys):
+    def flags(text):
+        return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+    helps = {}
+    for script in (train, predict, evaluate, dataset):
+        with pytest.raises(SystemExit):
+            script.main(["--help"])
+        helps[script] = flags(capsys.readouterr().out)
+    readme = flags((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert readme - {"--logdir"} <= set.union(*helps.values())
+    assert (helps[train] | helps[predict]) - {"--help"} <= readme
 
 
 def test_images_of_a_run_are_not_black(finished_run, tmp_path):
