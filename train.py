@@ -33,24 +33,23 @@ from utils import (
     start_tensorflow,
 )
 
-DEMO_PEOPLE = 100
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
 AVERAGE_DECAY = 0.998
 PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
 
 PRESETS = {
     "smoke": dict(image_size=(60, 64), num_codes=32, code_dim=8, vqvae_width=16, residual_blocks=1,
-                  vqvae_steps=60, prior_steps=60, prior_layers=5, prior_width=16, batch_size=8,
-                  evaluations=2, slice_limit=64, precision="float32"),
+                  vqvae_steps=40, prior_steps=40, prior_layers=5, prior_width=16, batch_size=8,
+                  evaluations=2, slice_limit=64, demo_people=20, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
                  vqvae_steps=1100, prior_steps=1400, prior_layers=10, prior_width=96, batch_size=8,
-                 evaluations=6, slice_limit=None, precision="auto"),
+                 evaluations=6, slice_limit=None, demo_people=100, precision="auto"),
     "default": dict(image_size=None, num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=2800, prior_steps=3600, prior_layers=12, prior_width=96, batch_size=8,
-                    evaluations=12, slice_limit=None, precision="auto"),
+                    evaluations=12, slice_limit=None, demo_people=100, precision="auto"),
     "large": dict(image_size=None, num_codes=512, code_dim=32, vqvae_width=128, residual_blocks=3,
                   vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, batch_size=32,
-                  evaluations=40, slice_limit=None, precision="auto"),
+                  evaluations=40, slice_limit=None, demo_people=100, precision="auto"),
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
@@ -194,7 +193,7 @@ def prepare_data(config):
     from metrics import condition_ids, evenly
 
     if config["data"] is None:
-        config["data"] = make_demo(config["image_size"])
+        config["data"] = make_demo(config["demo_people"], config["image_size"])
     manifest = Path(config["data"]) / "manifest.json"
     config["simulated"] = manifest.is_file() and bool(load_json(manifest).get("simulated"))
     slices = read_slices(Path(config["source"])) if config["source"] else find_people(config)
@@ -224,14 +223,14 @@ def prepare_data(config):
     return slices, parts
 
 
-def make_demo(image_size):
+def make_demo(people, image_size):
     """Make the demo cohort under data/, unless it is there already; returns its folder as a string."""
     import cohort
 
     print("no --data: the demo cohort; its people are simulated, and nothing about disease follows from them")
     height, width = image_size or (240, 256)
-    folder = Path("data") / f"demo-{DEMO_PEOPLE}-{height}x{width}-seed0"
-    return str(cohort.make_cohort(folder, DEMO_PEOPLE, 0, (height, width)))
+    folder = Path("data") / f"demo-{people}-{height}x{width}-seed0"
+    return str(cohort.make_cohort(folder, people, 0, (height, width)))
 
 
 def find_people(config):
