@@ -182,7 +182,8 @@ def split_people(people, seed):
 def write_person(folder, seed, image_size, i, split):
     """Write the 20 slices of person i below ``folder``; returns the person's entry of the manifest."""
     person = draw_person(seed, i)
-    images, areas = render(person, template(), random_generator(seed, "cohort noise", i))
+    images, ventricles = render(person, template(), random_generator(seed, "cohort noise", i))
+    areas = ventricles.sum((1, 2), dtype=np.float64)
     subject, label, files = str(FIRST_SUBJECT + i), LABELS[i % len(LABELS)], []
     for number, image, area in zip(range(person.first_slice, 1000), images, areas, strict=False):
         file = f"{split}/{label}/{subject}_{number}.png"
@@ -255,7 +256,7 @@ def lateral_ventricles(t1, depth):
 
 
 def render(person, volumes, random):
-    """A person's slices, float32 (20, 240, 256) in [0, 1], 1 mm pixels; and ventricle areas, (20,) mm²."""
+    """A person's slices, float32 (20, 240, 256) in [0, 1], 1 mm pixels; and how much of each is ventricle."""
     places, fields = warp(person)  # (3, 20, 192, 160) voxels of the slab; bias and folds, (20, 192, 160)
     brain = ndimage.map_coordinates(volumes.brain, places, order=1) > 0.5
     places = places[:, brain]  # (3, N): only the brain is worth the work
@@ -275,12 +276,12 @@ def render(person, volumes, random):
     signal = tissue * np.exp(bias) + person.noise * random.standard_normal(tissue.shape)
     magnitude = np.hypot(signal, person.noise * random.standard_normal(tissue.shape))  # Rician
 
-    images = np.zeros((SLICES, *FRAME), np.float32)
+    frames = np.zeros((2, SLICES, *FRAME), np.float32)
     top, left = (FRAME[0] - BOX[0]) // 2, (FRAME[1] - BOX[1]) // 2
-    images[:, top : top + BOX[0], left : left + BOX[1]][brain] = np.clip(magnitude, 1 / 255, 1)
-    areas = np.zeros(brain.shape, np.float32)
-    areas[brain] = ventricles
-    return images, areas.sum((1, 2), dtype=np.float64)
+    inside = frames[:, :, top : top + BOX[0], left : left + BOX[1]]
+    inside[0][brain] = np.clip(magnitude, 1 / 255, 1)
+    inside[1][brain] = ventricles
+    return frames
 
 
 def warp(person):

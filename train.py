@@ -546,6 +546,7 @@ def main(argv):
     tf = start_tensorflow(config["deterministic"])
     import dataset
     import modules
+    import report
     from metrics import print_measurement
 
     slices, parts = prepare_data(config)
@@ -572,6 +573,7 @@ def main(argv):
     train_stages(tf, config, folder, parts, box)
     config["seconds"] = round(time.perf_counter() - start, 1)
     save_json(folder / "config.json", config)
+    report.write_model_card(folder, config)
     print_measurement(config["validation"])
     print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
     if config["finished"]:

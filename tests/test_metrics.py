@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+import cohort
 import metrics
+from utils import random_generator
 
 
 def disc(size=(40, 48), radius=14):
@@ -75,3 +78,74 @@ def test_unigram_cross_entropy_is_smoothed_by_one():
                                                           (5, 3, [0, 2, 4]), (100, 2, [0, 99])])
 def test_evenly(count, limit, expected):
     assert list(metrics.evenly(np.arange(count), limit)) == expected
+
+
+# ---- detail -----------------------------------------------------------------------------------
+
+
+def folds(size=(96, 88), seed=0):
+    """A disc with random texture of every frequency."""
+    texture = np.random.default_rng(seed).normal(0, 0.1, size)
+    return np.clip((0.5 + texture) * disc(size, 40), 0, 1)
+
+
+def test_details_of_identical_images():
+    image = folds()
+    measured = metrics.detail_metrics(image, image)
+    assert measured["ms_ssim"] == pytest.approx(1) and measured["spectrum_gap"] == 0
+    assert measured["frc_resolution"] == 0.5 and measured["tissue_dice"] == 1
+
+
+def test_ms_ssim_at_one_scale_is_ssim_and_takes_as_many_scales_as_fit():
+    assert [metrics.ms_ssim_scales((side, 300)) for side in (11, 21, 22, 44, 176, 400)] == [1, 1, 2, 3, 5, 5]
+    first, second = folds((20, 20)), folds((20, 20), seed=1)
+    expected = structural_similarity(first, second, data_range=1, gaussian_weights=True, sigma=1.5,
+                                     use_sample_covariance=False)
+    assert metrics.ms_ssim(first[None], second[None])[0] == pytest.approx(max(expected, 0), abs=1e-6)
+
+
+def test_blur_opens_the_spectrum_gap_and_noise_closes_it_but_not_the_resolution():
+    image = folds()
+    blurred = ndimage.gaussian_filter(image, 1.2)
+    soft = metrics.detail_metrics(image, blurred)
+    missing = image - blurred
+    noise = np.random.default_rng(9).normal(0, missing[image > 0].std(), image.shape) * disc(image.shape, 40)
+    noisy = metrics.detail_metrics(image, np.clip(blurred + noise, 0, 1))
+    assert soft["spectrum_gap"] > 1 and noisy["spectrum_gap"] < 0.3 * soft["spectrum_gap"]
+    assert soft["frc_resolution"] > noisy["frc_resolution"] and noisy["frc_resolution"] < 0.4
+
+
+def test_frc_resolution_is_where_the_noise_takes_over():
+    """Equal signal up to half the Nyquist frequency, independent noise beyond it."""
+    random = np.random.default_rng(0)
+    spectra = np.fft.fft2(random.normal(size=(3, 128, 128)))
+    low = metrics.ring_numbers((128, 128), 64) < 32
+    found = metrics.frc_resolution(np.where(low, spectra[0], spectra[1]), np.where(low, spectra[0], spectra[2]))
+    assert found == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_segmenter_finds_the_true_ventricles_of_simulated_people():
+    overlap = []
+    for person in range(200, 204):
+        images, ventricles = cohort.render(cohort.draw_person(5, person), cohort.template(),
+                                           random_generator(5, "cohort noise", person))
+        found, true = [], []
+        for image, truth in zip(images[::3], ventricles[::3], strict=True):
+            image = np.rint(image * 255) / 255
+            found.append(metrics.segment(image, metrics.brain_mask(image))[1])
+            true.append(truth > 0.5)
+        overlap.append(metrics.dice(np.stack(found), np.stack(true)))
+    assert np.mean(overlap) >= 0.8, overlap
+
+
+def test_segmentation_of_three_plateaus():
+    image = np.zeros((60, 60))
+    for radius, grey in ((28, 0.2), (24, 0.5), (16, 0.9)):
+        image = np.where(disc((60, 60), radius) > 0, grey, image)
+    tissues, ventricles = metrics.segment(image, metrics.brain_mask(image))
+    assert [tissues[30, column] for column in (0, 4, 10, 30)] == [0, 1, 2, 3] and not ventricles.any()
+
+
+def test_anatomy_of_a_black_image_is_unknown():
+    assert np.isnan(metrics.anatomy(np.zeros((20, 20), np.uint8))).all()
+    assert metrics.anatomy((disc() * 200).astype(np.uint8))[0] == pytest.approx(disc().mean(), abs=0.01)

@@ -162,18 +162,6 @@ def test_reconstructions_of_any_size_come_back_in_the_frame(finished_run, tmp_pa
         assert {Image.open(path).size for path in (tmp_path / "out").glob(f"*_{kind}.png")} == {(40, 32)}
 
 
-def test_evaluation_counts_the_looks_at_test_people(finished_run, tmp_path):
-    run = shutil.copytree(finished_run, tmp_path / "run")
-    evaluate.main(["--run", str(run)])
-    assert json.loads((run / "metrics.json").read_text())["split"] == "validation"
-    assert not (run / "test_looks.csv").exists()
-    for _ in range(2):
-        evaluate.main(["--run", str(run), "--split", "test"])
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["people"] == 2 and metrics["slices"] == 8
-    assert len(pd.read_csv(run / "test_looks.csv")) == 2
-
-
 # ---- mistakes ---------------------------------------------------------------------------------
 
 
