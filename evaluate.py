@@ -545,7 +545,7 @@ WHY_NOT = {"c2st": "needs two people on both sides", "diversity": "no two people
 
 def measure_samples(sets, seed, notes):
     """The section samples of metrics.json, and the Yardstick."""
-    from metrics import ANATOMY, Yardstick, jackknife, set_statistics, variety
+    from metrics import ANATOMY, Yardstick, jackknife, parallel, set_statistics, variety
 
     yardstick = Yardstick(sets.pool_originals, seed, tracker("yardstick", len(sets.pool.images)))
     described = {}
@@ -560,10 +560,13 @@ def measure_samples(sets, seed, notes):
     def statistics(images):
         return set_statistics(images, reference, originals, rms, reference_variety)
 
-    nulls = [statistics(draw_null(described["pool"], reference, seed, draw)[0])
-             for draw in progress(range(NULL_DRAWS), desc="null band", unit=" draws")] if len(sets.pool.images) else []
-    measured = {name: statistics(images) for name, images in progress(
-        described.items(), desc="samples", unit=" sets") if name not in ("reference", "originals", "pool")}
+    def null(draw):
+        return statistics(draw_null(described["pool"], reference, seed, draw)[0])
+
+    nulls = parallel(null, range(NULL_DRAWS), tracker("null band", NULL_DRAWS)) if len(sets.pool.images) else []
+    judged = [name for name in described if name not in ("reference", "originals", "pool")]
+    statistics_of = parallel(lambda name: statistics(described[name]), judged, tracker("statistics", len(judged)))
+    measured = dict(zip(judged, statistics_of, strict=True))
     intervals = jackknife(described["set 1"], reference, originals, rms)
     result = {"sets": len(sets.samples), "null_draws": len(nulls), "slices_per_set": len(reference.images)}
     anatomy = {}

@@ -1,6 +1,7 @@
 """The commands of the README in smoke form, as a user types them: in other processes, in an empty folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,25 @@ def test_other_commands_of_the_readme(workplace):
     run(workplace, "train.py --vqvae demo --run longer --prior-steps 5")
     assert "bits per code" in run(workplace, "evaluate.py --run demo --split test")
     assert len(list((workplace / "reconstructed").glob("*_difference.png"))) == 80
+
+
+def test_a_run_that_copies_is_flagged_and_a_sound_one_is_not(tmp_path):
+    """Five people, no augmentation, and weights chosen on the same five people under other names."""
+    run(tmp_path, "dataset.py --demo cohort --people 15 --image-size 60 64")
+    people = {}
+    for path in sorted((tmp_path / "cohort").rglob("*.png")):
+        people.setdefault(path.name.split("_")[0], []).append(path)
+    for number, paths in enumerate(people.values()):
+        for path in paths:
+            for split, prefix in (("train", ""), ("validation", "9")) if number < 5 else (("test", ""),):
+                folder = tmp_path / "five" / split / path.parent.name
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / f"{prefix}{path.name}")
+    smoke = "train.py --preset smoke --num-codes 64 --prior-width 48"
+    run(tmp_path, f"{smoke} --data five --run copies --augment 0 --prior-dropout 0 --vqvae-steps 600 "
+                  "--prior-steps 1500")
+    run(tmp_path, f"{smoke} --data cohort --run sound --vqvae-steps 200 --prior-steps 200")
+    assert "copies found" in run(tmp_path, "evaluate.py --run copies --split test --quick")
+    memorisation = json.loads((tmp_path / "runs/copies/metrics.json").read_text())["memorisation"]
+    assert memorisation["copies_fraction"] > 0.5 and memorisation["nn_ratio"] < 0.5
+    assert "no copies found" in run(tmp_path, "evaluate.py --run sound --quick")
