@@ -715,10 +715,11 @@ def set_statistics(samples, reference, originals, shape_rms, reference_variety):
     """
     people = len(set(reference.person))
     k = min(3 if people < 50 else 5, people - 1)
+    places = reference.person  # whose place a sample takes: with groups of one, its radii would be smaller
     own_variety = variety(samples)
     return {**set_distances(samples, reference, originals, shape_rms),
             "c2st": two_sample_auc(reference, samples),
-            **manifold_metrics(reference.shape, samples.shape, reference.person, samples.person, k),
+            **manifold_metrics(reference.shape, samples.shape, reference.person, places, k),
             "diversity": None if own_variety is None or not reference_variety else own_variety / reference_variety,
             **anatomy_metrics(samples, reference)}
 

@@ -37,6 +37,8 @@ SUMMARY = (
      "distance of samples to their nearest training slice over that of unseen people; below the null is copying"),
     ("memorisation", "copies_fraction", "share of copies", 3,
      "samples as near to a training slice as planted copies, less the share of unseen people's that are"),
+    ("memorisation", "membership_auc", "membership AUC", 3,
+     "how well the prior's surprise tells training people from unseen ones: a weak attack; 0.5 is not at all"),
     ("usefulness", "auc_samples", "label AUC, trained on samples", 3,
      "a small classifier of the label, trained on samples, tested on real unseen people"),
 )
@@ -82,6 +84,11 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums}
 .verdict{border-left:4px solid #b4421f; padding-left:.8rem}
 .out{color:#b4421f;font-weight:600}
 pre{white-space:pre-wrap;font-size:.8rem;overflow-wrap:anywhere}
+@media(max-width:40rem){.summary th{display:none}
+.summary tr,.summary td{display:block;border:0;padding:.1rem 0}
+.summary tr{border-bottom:1px solid #e3e7ea;padding:.4rem 0}
+.summary td:first-child{font-weight:600}
+.summary td:nth-child(3)::before{content:"null band: "}}
 @media print{body{max-width:none;font-size:11px}
 figure{break-inside:avoid}
 details>*{display:block}}
@@ -381,7 +388,7 @@ def summary_table(metrics):
     rows = "".join(f"<tr><td>{name}</td><td class='n{' out' if beyond else ''}'>{value}</td>"
                    f"<td class=n>{null}</td><td>{html.escape(meaning)}</td></tr>"
                    for name, value, null, beyond, meaning in summary_rows(metrics))
-    return ("<div class=table><table><tr><th>measure</th><th>value [95 %]</th><th>null band [5, 95 %]</th>"
+    return ("<div class='table summary'><table><tr><th>measure</th><th>value [95 %]</th><th>null band [5, 95 %]</th>"
             f"<th>what it means</th></tr>{rows}</table></div><p>Red: beyond the bad side of the null band.</p>")
 
 

@@ -291,6 +291,7 @@ def start_tensorflow(deterministic=True):
     with _silent_stderr():
         import tensorflow as tf
 
+        tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
         tf.config.list_physical_devices()
         tf.zeros(1) + 1  # the devices are initialised, and speak, at the first operation
     if deterministic:
