@@ -372,17 +372,33 @@ def test_a_second_evaluation_uses_the_cache_and_agrees(evaluated, tmp_path):
     assert cached == {path.name: path.stat().st_mtime_ns for path in (evaluated / "cache").iterdir()}
 
 
-def test_test_people_are_counted_as_looks(evaluated, tmp_path):
-    copy = tmp_path / "looked"
-    shutil.copytree(evaluated, copy)
-    for _ in range(2):
-        evaluate.main(["--run", str(copy), "--split", "test", "--quick"])
-    looks = pd.read_csv(copy / "test_looks.csv")
-    assert list(looks) == ["date", "commit", "command"] and len(looks) == 2
+@pytest.fixture(scope="module")
+def looked(evaluated, tmp_path_factory):
+    """A copy of the tiny run, evaluated on its test people with what is known of them."""
+    folder = tmp_path_factory.mktemp("looked") / "tiny"
+    shutil.copytree(evaluated, folder)
+    subjects = sorted(set(pd.read_csv(folder / "slices.csv", dtype=str)["subject"]))
+    table = pd.DataFrame({"Image Data ID": subjects, "Subject": subjects, "Sex": ["F", "M"] * 4, "Age": range(60, 68)})
+    table.to_csv(folder / "adni.csv", index=False)
+    evaluate.main(["--run", str(folder), "--split", "test", "--quick", "--metadata", str(folder / "adni.csv")])
+    return folder
+
+
+def test_test_people_are_counted_as_looks(looked):
+    looks = pd.read_csv(looked / "test_looks.csv")
+    assert list(looks) == ["date", "commit", "command"] and len(looks) == 1
     assert "--split test" in looks["command"][0]
-    measured = json.loads((copy / "metrics.json").read_text())
+    evaluate.note_look(looked, "once more")
+    assert list(pd.read_csv(looked / "test_looks.csv")["command"])[1] == "once more"
+    measured = json.loads((looked / "metrics.json").read_text())
     assert isinstance(measured["prior"]["bits_per_code_test"], dict)
     assert measured["samples"]["frechet_spread"] is None and "quick" in measured["samples"]["frechet_spread_why"]
+
+
+def test_metadata_gives_tables_by_sex_and_age(looked):
+    cohort = json.loads((looked / "metrics.json").read_text())["cohort"]
+    assert sum(split["people"] for split in cohort["splits"].values()) == 8
+    assert sum(row["people"] for row in cohort["by_sex"].values()) == 2
 
 
 def test_report_is_one_file_and_marked(evaluated):
@@ -474,19 +490,6 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
     evaluate.main(["--real", str(slices_folder / "test"), "--generated", str(tmp_path / "samples"),
                    "--train", str(slices_folder / "train"), "--out", str(tmp_path / "out")])
     assert not any("unknown" in note for note in json.loads((tmp_path / "out/metrics.json").read_text())["notes"])
-
-
-def test_metadata_gives_tables_by_sex_and_age(finished_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished_run, folder)
-    slices = pd.read_csv(folder / "slices.csv", dtype=str)
-    subjects = sorted(set(slices["subject"]))
-    pd.DataFrame({"Image Data ID": subjects, "Subject": subjects, "Sex": ["F", "M"] * 4, "Age": range(60, 68)}).to_csv(
-        tmp_path / "adni.csv", index=False)
-    evaluate.main(["--run", str(folder), "--quick", "--metadata", str(tmp_path / "adni.csv")])
-    cohort = json.loads((folder / "metrics.json").read_text())["cohort"]
-    assert sum(split["people"] for split in cohort["splits"].values()) == 8
-    assert sum(row["people"] for row in cohort["by_sex"].values()) == 2
 
 
 @pytest.mark.parametrize(("flags", "sentence"), [
