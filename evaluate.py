@@ -208,9 +208,13 @@ def evaluate_run(flags):
     per_slice, metrics["reconstruction"] = measure_reconstruction(run, held_out, metrics["notes"])
     baseline = PositionalBaseline(parts["train"], parts.get("validation"), run.num_codes)
     bits, metrics["rate"], metrics["codebook"], metrics["prior"] = measure_codes(run, parts, flags.split, baseline)
-    per_slice["bits_per_code"] = bits[flags.split]["prior"].mean(axis=(1, 2))
+    per_slice.loc[bits[flags.split]["kept"], "bits_per_code"] = bits[flags.split]["prior"].mean(axis=(1, 2))
 
     rows = np.flatnonzero(whole_people(held_out["slices"]["subject"].to_numpy(), SET_SLICES))
+    if len(rows) < len(held_out["slices"]):
+        counted = bits[flags.split]["kept"].sum()
+        metrics["notes"].append(f"sets are compared on the {len(rows)} slices of evenly drawn people, and bits are "
+                                f"counted on {counted}, of the {len(held_out['slices'])} of the split")
     sets = gather_sets(run, flags, parts, rows, baseline)
     extra = other_features(flags.features, sets) if flags.features else {}
     metrics["samples"], yardstick = measure_samples(sets, flags.seed, metrics["notes"])
@@ -347,7 +351,7 @@ def measure_codes(run, parts, split, baseline):
         likelihood = run.cached(f"bits-{name}", f"{parts[name]['fingerprint']} {len(part['codes'])}",
                                 lambda part=part: prior_bits(run.prior, part["codes"], part["columns"]))
         bits[name] = {"prior": likelihood, "positional": baseline.bits(part, counted=name == "train"), "part": part,
-                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain_cells(run, part)}
+                      "kept": kept, "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain_cells(run, part)}
     held_out, num_cells = bits[split], run.grid[0] * run.grid[1]
 
     def summary(values, part, cells=None):

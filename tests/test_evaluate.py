@@ -395,6 +395,21 @@ def test_test_people_are_counted_as_looks(looked):
     assert measured["samples"]["frechet_spread"] is None and "quick" in measured["samples"]["frechet_spread_why"]
 
 
+def test_a_split_too_large_for_sets_is_thinned_by_person_and_says_so(evaluated, tmp_path, monkeypatch):
+    folder = tmp_path / "tiny"
+    shutil.copytree(evaluated, folder)
+    slices = pd.read_csv(folder / "slices.csv", dtype=str)
+    training = slices.loc[slices["split"] == "train", "subject"].unique()
+    slices.loc[slices["subject"].isin(training[:2]), "split"] = "test"  # four people now
+    slices.to_csv(folder / "slices.csv", index=False)
+    monkeypatch.setattr(evaluate, "SET_SLICES", 6)
+    evaluate.main(["--run", str(folder), "--split", "test", "--quick", "--num-samples", "20"])
+    notes = json.loads((folder / "metrics.json").read_text())["notes"]
+    assert any(note.startswith("sets are compared on the 8 slices") and "12, of the 16" in note for note in notes)
+    people = pd.read_csv(folder / "people.csv")
+    assert len(people) == 4 and people["bits_per_code"].notna().sum() == 3 and people["ssim_brain"].notna().all()
+
+
 def test_metadata_gives_tables_by_sex_and_age(looked):
     cohort = json.loads((looked / "metrics.json").read_text())["cohort"]
     assert sum(split["people"] for split in cohort["splits"].values()) == 8
