@@ -246,15 +246,17 @@ def null_figure(path, metrics):
             def placed(number, null=null, width=width):
                 return np.clip((number - null["low"]) / width, -6, 7)
 
-            axes.plot([0, 1], [row, row], color=NULL, linewidth=6, solid_capstyle="butt")
+            axes.plot([0, 1], [row, row], color=NULL, linewidth=6, solid_capstyle="butt", label="null band")
             for generator, style in (("positional", dict(color=REAL)), ("gaussian", dict(color="none", edgecolor=INK))):
                 if section.get(f"{name}_{generator}") is not None:
-                    axes.scatter(placed(section[f"{name}_{generator}"]), row, s=18, **style)
+                    axes.scatter(placed(section[f"{name}_{generator}"]), row, s=18, label=generator, **style)
             value = value["value"] if isinstance(value, dict) else value
-            axes.scatter(placed(value), row, color=SAMPLES, s=26, zorder=3)
+            axes.scatter(placed(value), row, color=SAMPLES, s=26, zorder=3, label="samples")
         axes.set_yticks(range(len(entries)), [name.replace("_", " ") for _, name in entries])
         axes.invert_yaxis()
         axes.set_xlim(-6.5, 7.5)
+        once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(once.values(), once, loc="upper left", frameon=False)
         axes.set_xlabel("in units of the null band (0: 5 %, 1: 95 %); beyond −6 and 7 drawn at the edge")
 
     plot(path, draw, (7, 1 + 0.24 * max(len(entries), 1)))
