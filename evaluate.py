@@ -350,8 +350,9 @@ def measure_codes(run, parts, split, baseline):
                 "images": part["images"][kept], "reconstructions": part["reconstructions"][kept]}
         likelihood = run.cached(f"bits-{name}", f"{parts[name]['fingerprint']} {len(part['codes'])}",
                                 lambda part=part: prior_bits(run.prior, part["codes"], part["columns"]))
-        bits[name] = {"prior": likelihood, "positional": baseline.bits(part, counted=name == "train"), "part": part,
-                      "kept": kept, "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain_cells(run, part)}
+        bits[name] = {"prior": likelihood, "positional": baseline.bits(part, counted=name == "train"),
+                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "part": part, "kept": kept,
+                      "brain": brain_cells(run, part)}
     held_out, num_cells = bits[split], run.grid[0] * run.grid[1]
 
     def summary(values, part, cells=None):
