@@ -130,8 +130,11 @@ class Run:
             np.savez_compressed(temporary, values=values)
         return values
 
-    def load(self, split):
-        """One split: slices, columns of conditions, crops (N, H, W) uint8, codes and reconstructions."""
+    def load(self, split, frames=False):
+        """One split: slices, columns of conditions, codes, crops and their reconstructions (N, H, W) uint8.
+
+        The images as they are on disk, (N, frame) uint8, are kept only with ``frames``: they are the largest.
+        """
         import dataset
         from metrics import condition_ids, encode_images
 
@@ -140,8 +143,10 @@ class Run:
         slices = slices[loaded.usable].reset_index(drop=True)
         codes = self.cached(f"codes-{split}", loaded.fingerprint,
                             lambda: encode_images(self.vqvae, loaded.images, self.box))
-        return {"slices": slices, "columns": condition_ids(slices, self.config["labels"]), "images": loaded.images,
-                "codes": codes, "reconstructions": self.decode(codes, split), "fingerprint": loaded.fingerprint}
+        part = {"slices": slices, "columns": condition_ids(slices, self.config["labels"]), "codes": codes,
+                "crops": dataset.crop(loaded.images, self.box)[..., 0], "fingerprint": loaded.fingerprint,
+                "reconstructions": self.decode(codes, split)}
+        return part | {"images": loaded.images} if frames else part
 
     def decode(self, codes, what):
         """Codes (N, h, w) → crops (N, H, W) uint8."""
@@ -197,7 +202,8 @@ def evaluate_run(flags):
     if flags.split == "test":
         note_look(run.folder, flags.command)
     splits = dict.fromkeys(("train", "validation", flags.split))
-    parts = {split: run.load(split) for split in splits if (run.slices["split"] == split).any()}
+    parts = {split: run.load(split, frames=split == flags.split) for split in splits
+             if (run.slices["split"] == split).any()}
     held_out = parts[flags.split]
     count = held_out["slices"]["subject"].nunique()
     metrics = {"run": run.folder.name, "split": flags.split, "people": count, "slices": len(held_out["slices"]),
@@ -347,30 +353,31 @@ def measure_codes(run, parts, split, baseline):
         kept = whole_people(part["slices"]["subject"].to_numpy(), 2 * SET_SLICES)
         part = {"codes": part["codes"][kept], "slices": part["slices"][kept].reset_index(drop=True),
                 "columns": {key: column[kept] for key, column in part["columns"].items()},
-                "images": part["images"][kept], "reconstructions": part["reconstructions"][kept]}
+                "crops": part["crops"] if kept.all() else part["crops"][kept]}
         likelihood = run.cached(f"bits-{name}", f"{parts[name]['fingerprint']} {len(part['codes'])}",
                                 lambda part=part: prior_bits(run.prior, part["codes"], part["columns"]))
         bits[name] = {"prior": likelihood, "positional": baseline.bits(part, counted=name == "train"),
-                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "part": part, "kept": kept,
-                      "brain": brain_cells(run, part)}
+                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain_cells(run, part["crops"]),
+                      "subject": part["slices"]["subject"].to_numpy(), "kept": kept}
     held_out, num_cells = bits[split], run.grid[0] * run.grid[1]
 
-    def summary(values, part, cells=None):
+    def summary(values, subjects, cells=None):
         cells = np.ones(values.shape, bool) if cells is None else cells
         sums, counts = (values * cells).sum(axis=(1, 2)), cells.sum(axis=(1, 2))
         rows = [{"bits": total / count if count else np.nan} for total, count in zip(sums, counts, strict=True)]
-        return mean_by_person(rows, part["slices"]["subject"])["bits"]
+        return mean_by_person(rows, subjects)["bits"]
 
     for suffix, brain in (("", False), ("_brain", True)):
         for name in ("train", "validation", "test"):
             key = f"bits_per_code_{name}{suffix}"
             if name in bits:
-                prior[key] = summary(bits[name]["prior"], bits[name]["part"], bits[name]["brain"] if brain else None)
+                prior[key] = summary(bits[name]["prior"], bits[name]["subject"], bits[name]["brain"] if brain else None)
             else:
                 prior[key], prior[f"{key}_why"] = None, f"this look was at {split} people only"
         cells = held_out["brain"] if brain else None
-        prior[f"unigram_bits_per_code{suffix}"] = value_of(summary(held_out["unigram"], held_out["part"], cells))
-        prior[f"positional_bits_per_code{suffix}"] = value_of(summary(held_out["positional"], held_out["part"], cells))
+        prior[f"unigram_bits_per_code{suffix}"] = value_of(summary(held_out["unigram"], held_out["subject"], cells))
+        prior[f"positional_bits_per_code{suffix}"] = value_of(summary(held_out["positional"], held_out["subject"],
+                                                                      cells))
         prior[f"uniform_bits_per_code{suffix}"] = float(np.log2(run.num_codes))
     per_code = value_of(prior[f"bits_per_code_{split}"])
     prior["bits_per_pixel"] = per_code * num_cells / (run.frame[0] * run.frame[1])
@@ -379,20 +386,18 @@ def measure_codes(run, parts, split, baseline):
     rate = {"bits_per_image": float(num_cells * np.log2(run.num_codes)),
             "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
             "bits_per_image_prior": per_code * num_cells}
-    codes = parts[split]["codes"]
+    codes, brain = parts[split]["codes"], brain_cells(run, parts[split]["crops"])
     codebook = codebook_metrics(codes, run.num_codes)
-    codebook["perplexity_brain"] = codebook_metrics(codes[brain_cells(run, parts[split])], run.num_codes)["perplexity"]
+    codebook["perplexity_brain"] = codebook_metrics(codes[brain], run.num_codes)["perplexity"]
     return bits, rate, codebook, prior
 
 
-def brain_cells(run, part):
-    """(N, h, w) bool: the cells of the code grid that touch the brain of the original."""
+def brain_cells(run, crops):
+    """(N, h, w) bool: the cells of the code grid that touch the brain of the originals (N, H, W)."""
     import numpy as np
 
-    import dataset
     from metrics import brain_mask, parallel
 
-    crops = dataset.crop(part["images"], run.box)[..., 0]
     (h, w), (count, height, width) = run.grid, crops.shape
     masks = np.stack(parallel(brain_mask, crops))
     return masks.reshape(count, h, height // h, w, width // w).any(axis=(2, 4))
@@ -407,15 +412,12 @@ def membership(bits, split, run, parts):
 
     scores = {}
     for name in ("train", split):
-        part = bits[name]["part"]
-        import dataset
-
-        crops = dataset.crop(part["images"], run.box)[..., 0]
-        error = [np.abs(crop.astype(float) - image).mean() for crop, image
-                 in zip(crops, part["reconstructions"], strict=True)]
+        part = parts[name]
+        error = [np.abs(part["crops"][row].astype(float) - part["reconstructions"][row]).mean()
+                 for row in np.flatnonzero(bits[name]["kept"])]
         surprise = (bits[name]["prior"] - bits[name]["positional"]).mean(axis=(1, 2))
         scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(
-            part["slices"]["subject"].to_numpy()).mean()
+            bits[name]["subject"]).mean()
     return {"membership_auc": auc_interval(scores[split]["prior"], scores["train"]["prior"]),
             "membership_auc_vqvae": auc_interval(scores[split]["vqvae"], scores["train"]["vqvae"]),
             "membership_note": "weak attack, no shadow models"}
@@ -435,7 +437,6 @@ def gather_sets(run, flags, parts, rows, baseline):
 
     import numpy as np
 
-    import dataset
     from metrics import ImageSet
 
     held_out, training = parts[flags.split], parts["train"]
@@ -447,17 +448,13 @@ def gather_sets(run, flags, parts, rows, baseline):
     everyone = ImageSet(run.decode(codes, "samples"), reference.label[place], reference.position[place],
                         np.char.add("sample ", np.arange(count).astype(str)))
     pool_rows = np.flatnonzero(whole_people(training["slices"]["subject"].to_numpy(), 2 * SET_SLICES))
-    cropped = {name: dataset.crop(part["images"][chosen], run.box)[..., 0] for name, part, chosen in
-               (("originals", held_out, rows), ("pool_originals", training, pool_rows))}
-    pool_originals = ImageSet(cropped["pool_originals"], training["columns"]["label"][pool_rows],
-                              training["columns"]["position"][pool_rows] - 1,
-                              training["slices"]["subject"].to_numpy().astype(str)[pool_rows])
+    pool_originals = run.image_set(training, training["crops"], pool_rows)
     random = random_generator(flags.seed, "positional samples")
     positional = run.decode(baseline.draw(conditions, random), "the positional baseline")
     planted_codes, planted = plant_copies(run, training, flags.seed)
     searched = len(rows) if flags.quick else max(len(rows), flags.num_samples)
     return SimpleNamespace(
-        reference=reference, originals=replace_images(reference, cropped["originals"]),
+        reference=reference, originals=run.image_set(held_out, held_out["crops"], rows),
         pool=run.image_set(training, training["reconstructions"], pool_rows), pool_originals=pool_originals,
         samples=[everyone.take(slice(start, start + len(rows)))
                  for start in range(0, count - len(rows) + 1, len(rows))][:SAMPLE_SETS],
@@ -493,15 +490,18 @@ def gaussian_images(training, conditions, seed):
     """
     import numpy as np
 
-    pixels = training.images.reshape(len(training.images), -1).astype(np.float32) / 255
+    pixels = training.images.reshape(len(training.images), -1).astype(np.float32)
+    pixels /= 255
     overall = pixels.mean(axis=0)
     means = {position: pixels[training.position == position].mean(axis=0) for position in np.unique(training.position)}
     for position, mean in means.items():
         pixels[training.position == position] -= mean
     weights = random_generator(seed, "gaussian samples").standard_normal((len(conditions.position), len(pixels)))
-    drawn = weights.astype(np.float32) @ pixels / np.sqrt(len(pixels) - len(means) if len(pixels) > len(means) else 1)
-    drawn += np.stack([means.get(position, overall) for position in conditions.position])
-    return to_bytes(drawn.reshape(-1, *training.images.shape[1:]))
+    weights = weights.astype(np.float32) / np.sqrt(len(pixels) - len(means) if len(pixels) > len(means) else 1)
+    centres = [means.get(position, overall) for position in conditions.position]
+    blocks = [to_bytes(weights[start: start + 256] @ pixels + centres[start: start + 256])
+              for start in range(0, len(weights), 256)]
+    return np.concatenate(blocks).reshape(-1, *training.images.shape[1:])
 
 
 def draw_null(pool, reference, seed, draw):

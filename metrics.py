@@ -456,7 +456,7 @@ class Yardstick:
     def __init__(self, training, seed=0, track=iter):
         from sklearn.decomposition import PCA
 
-        small = half_size(training.images / np.float32(255)).reshape(len(training.images), -1)
+        small = small_vectors(training.images)
         positions = int(training.position.max()) + 1
         overall = small.mean(axis=0)
         self.position_means = np.stack([small[training.position == position].mean(axis=0)
@@ -478,7 +478,7 @@ class Yardstick:
 
     def shape_of(self, images):
         """The principal components of an ImageSet, (N, C) float."""
-        small = half_size(images.images / np.float32(255)).reshape(len(images.images), -1)
+        small = small_vectors(images.images)
         return self.pca.transform(small - self.position_means[images.position.clip(0, len(self.position_means) - 1)])
 
     def describe(self, images, track=iter):
@@ -490,6 +490,12 @@ class Yardstick:
         plain = {field.name: getattr(images, field.name) for field in fields(ImageSet)}
         return DescribedSet(**plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores,
                             patches=patches / self.patch_rms[0])
+
+
+def small_vectors(images):
+    """(N, H, W) uint8 → (N, H W / 4) float32 in [0, 1], at half size."""
+    return np.concatenate([half_size(images[start: start + 256] / np.float32(255)).reshape(
+        len(images[start: start + 256]), -1) for start in range(0, max(len(images), 1), 256)])
 
 
 def parallel(function, images, track=iter):

@@ -82,17 +82,13 @@ def main(argv):
     parser.add_argument("--out", required=True)
     flags = parser.parse_args(argv)
     run = evaluate.Run(evaluate.parse_flags(["--run", flags.run] + (["--data", flags.data] if flags.data else [])))
-    import dataset
-
     parts = {split: run.load(split) for split in ("train", "validation", "test")}
 
     def image_set(split, name):
-        part = parts[split]
-        images = dataset.crop(part["images"], run.box)[..., 0] if name == "images" else part[name]
-        return run.image_set(part, images)
+        return run.image_set(parts[split], parts[split][name])
 
-    training, reconstructions = image_set("train", "images"), image_set("train", "reconstructions")
-    real = [image_set(split, "images") for split in ("validation", "test")]
+    training, reconstructions = image_set("train", "crops"), image_set("train", "reconstructions")
+    real = [image_set(split, "crops") for split in ("validation", "test")]
     reference = type(training)(*(np.concatenate([getattr(part, name) for part in real]) for name in vars(training)))
     known = np.isin(training.person, np.unique(training.person)[::2])
     rows = []
