@@ -218,12 +218,12 @@ def _people(scans, metadata):
     table.columns = [str(column).strip().casefold() for column in table.columns]
     if not {"image data id", "subject"} <= set(table.columns):
         raise UserError(f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search")
-    table = pd.DataFrame({"image": _bare_ids(table["image data id"]), "subject": table["subject"].str.strip()})
+    table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"].str.strip()})
     table = table[table["subject"] != ""].drop_duplicates()
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
         raise UserError(f"{metadata} gives the image {twice.iloc[0]} to several people")
-    people = _bare_ids(pd.Series(scans, dtype=str)).map(table.set_index("image")["subject"])
+    people = bare_ids(pd.Series(scans, dtype=str)).map(table.set_index("image")["subject"])
     if people.isna().all():
         raise UserError(f"{metadata} lists none of the images, such as {scans[0]}")
     if people.isna().any():
@@ -231,7 +231,7 @@ def _people(scans, metadata):
     return dict(zip(scans, people.where(people.notna(), list(scans)), strict=True))
 
 
-def _bare_ids(ids):
+def bare_ids(ids):
     """I12345 → 12345."""
     return ids.str.strip().str.replace(r"^[IiDd](?=\d)", "", regex=True)
 

@@ -36,7 +36,7 @@ from utils import (
 SAMPLE_BLOCK = 64  # grids per sampling call, always: floating-point sums differ with the shape of the batch
 SAMPLE_SETS = 5
 NULL_DRAWS = 20
-SET_SLICES = 2000  # of a split that sets are compared on; of training people that nulls are drawn from, twice that
+SET_SLICES = 2100  # of a split that sets are compared on; of training people that nulls are drawn from, twice that
 POSITION_BINS = 5
 FEW_PEOPLE = 30
 
@@ -77,6 +77,13 @@ def parse_flags(argv):
         parser.error("--run, --compare and --real are three different jobs: give one of them")
     if flags.compare and len(flags.compare) < 2:
         parser.error("--compare needs two runs or more")
+    if flags.shareable and flags.real and not flags.train:
+        parser.error("--shareable needs --train: without training slices there is no audit")
+    mode = "--compare" if flags.compare else "--real" if flags.real else "a run"
+    for name in {"--compare": ("data", "metadata", "quick", "features", "shareable"), "a run": ("out",),
+                 "--real": ("data", "metadata", "quick", "features")}[mode]:
+        if getattr(flags, name):
+            parser.error(f"--{name} does not go with {mode}")
     return flags
 
 
@@ -141,6 +148,9 @@ class Run:
         slices = self.slices[self.slices["split"] == split]
         loaded = dataset.load_images(self.root, slices["path"].tolist(), self.frame)
         slices = slices[loaded.usable].reset_index(drop=True)
+        if (frames or split == "train") and slices["subject"].nunique() < 2:
+            raise UserError(f"fewer than two {split} people in {self.root} have readable slices: "
+                            "nothing can be measured")
         codes = self.cached(f"codes-{split}", loaded.fingerprint,
                             lambda: encode_images(self.vqvae, loaded.images, self.box))
         part = {"slices": slices, "columns": condition_ids(slices, self.config["labels"]), "codes": codes,
@@ -205,6 +215,7 @@ def evaluate_run(flags):
     parts = {split: run.load(split, frames=split == flags.split) for split in splits
              if (run.slices["split"] == split).any()}
     held_out = parts[flags.split]
+    metadata = read_metadata(flags.metadata, run)
     count = held_out["slices"]["subject"].nunique()
     metrics = {"run": run.folder.name, "split": flags.split, "people": count, "slices": len(held_out["slices"]),
                "seed": flags.seed, "commit": git_commit(), "date": f"{datetime.date.today()}",
@@ -222,7 +233,8 @@ def evaluate_run(flags):
         metrics["notes"].append(f"sets are compared on the {len(rows)} slices of evenly drawn people, and bits are "
                                 f"counted on {counted}, of the {len(held_out['slices'])} of the split")
     sets = gather_sets(run, flags, parts, rows, baseline)
-    extra = other_features(flags.features, sets) if flags.features else {}
+    extra = (other_features(flags.features, sets, run.folder / "cache" / "features_images.npy")
+             if flags.features else {})
     metrics["samples"], yardstick = measure_samples(sets, flags.seed, metrics["notes"])
     metrics["samples"] |= extra
     metrics["memorisation"], neighbours = measure_memorisation(sets, flags.seed)
@@ -230,17 +242,20 @@ def evaluate_run(flags):
     metrics["usefulness"] = measure_usefulness(sets, yardstick)
     people = per_slice.groupby("subject").agg({"label": "first", **dict.fromkeys(
         per_slice.columns.difference(["subject", "label"]), "mean")})
-    metadata = flags.metadata or run.config["metadata"]
-    if metadata:
-        metrics["cohort"] = measure_cohort(metadata, run.slices, people)
+    if metadata is not None:
+        metrics["cohort"] = measure_cohort(metadata, people)
+    elif run.config["metadata"]:
+        metrics["notes"].append("the metadata that the run was trained with is not there: no tables by sex and age")
     with whole_file(run.folder / "people.csv") as temporary:
         people.to_csv(temporary)
     save_json(run.folder / "metrics.json", metrics)
     pictures = {"held_out": held_out, "sets": sets, "bits": bits, "neighbours": neighbours, "box": run.box,
                 "num_codes": run.num_codes}
-    report.write_report(run.folder, run.config, metrics, pictures, flags.shareable)
+    refusal = report.write_report(run.folder, run.config, metrics, pictures, flags.shareable)
     report.print_summary(metrics)
     print(run.folder / "report.html")
+    if refusal:
+        raise UserError(refusal)
 
 
 def note_look(folder, command):
@@ -363,6 +378,8 @@ def measure_codes(run, parts, split, baseline):
 
     def summary(values, subjects, cells=None):
         cells = np.ones(values.shape, bool) if cells is None else cells
+        if not cells.any():
+            return None
         sums, counts = (values * cells).sum(axis=(1, 2)), cells.sum(axis=(1, 2))
         rows = [{"bits": total / count if count else np.nan} for total, count in zip(sums, counts, strict=True)]
         return mean_by_person(rows, subjects)["bits"]
@@ -371,13 +388,14 @@ def measure_codes(run, parts, split, baseline):
         for name in ("train", "validation", "test"):
             key = f"bits_per_code_{name}{suffix}"
             if name in bits:
-                prior[key] = summary(bits[name]["prior"], bits[name]["subject"], bits[name]["brain"] if brain else None)
+                cells = bits[name]["brain"] if brain else None
+                put(prior, key, summary(bits[name]["prior"], bits[name]["subject"], cells), "cells")
             else:
                 prior[key], prior[f"{key}_why"] = None, f"this look was at {split} people only"
         cells = held_out["brain"] if brain else None
-        prior[f"unigram_bits_per_code{suffix}"] = value_of(summary(held_out["unigram"], held_out["subject"], cells))
-        prior[f"positional_bits_per_code{suffix}"] = value_of(summary(held_out["positional"], held_out["subject"],
-                                                                      cells))
+        for model in ("unigram", "positional"):
+            put(prior, f"{model}_bits_per_code{suffix}", value_of(summary(held_out[model], held_out["subject"], cells)),
+                "cells")
         prior[f"uniform_bits_per_code{suffix}"] = float(np.log2(run.num_codes))
     per_code = value_of(prior[f"bits_per_code_{split}"])
     prior["bits_per_pixel"] = per_code * num_cells / (run.frame[0] * run.frame[1])
@@ -388,7 +406,8 @@ def measure_codes(run, parts, split, baseline):
             "bits_per_image_prior": per_code * num_cells}
     codes, brain = parts[split]["codes"], brain_cells(run, parts[split]["crops"])
     codebook = codebook_metrics(codes, run.num_codes)
-    codebook["perplexity_brain"] = codebook_metrics(codes[brain], run.num_codes)["perplexity"]
+    put(codebook, "perplexity_brain", codebook_metrics(codes[brain], run.num_codes)["perplexity"]
+        if brain.any() else None, "cells")
     return bits, rate, codebook, prior
 
 
@@ -543,9 +562,16 @@ def band(values):
     return {"value": float(median), "low": float(low), "high": float(high)}
 
 
-WHY_NOT = {"c2st": "needs two people on both sides", "diversity": "no two people share a label and a position",
-           "patches": "no patch fits into any brain", "effect": "no brain was found", "wasserstein":
-           "no brain was found", "spread": "--quick draws one set", "null": "there are no training people to draw from"}
+WHY_NOT = {
+    "c2st": "needs two people on both sides",
+    "diversity": "no two people share a label and a position",
+    "patches": "no patch fits into any brain",
+    "cells": "no brain was found",
+    "effect": "no brain was found, or all real people are alike",
+    "wasserstein": "no brain was found",
+    "spread": "--quick draws one set",
+    "null": "there are no training people to draw from",
+}
 
 
 def measure_samples(sets, seed, notes):
@@ -904,21 +930,28 @@ def measure_usefulness(sets, yardstick):
 # ---- optional measures --------------------------------------------------------------------------
 
 
-def other_features(source, sets):
-    """One more Fréchet distance, samples against originals, of features from a file or of InceptionV3."""
+def other_features(source, sets, images_path):
+    """One more Fréchet distance, samples against originals, of features from a file or of InceptionV3.
+
+    The features of the file are those of the images (2 N, H, W) uint8 that are written to ``images_path``:
+    the split's slices, and then the samples of the first set.
+    """
     import numpy as np
 
     from metrics import frechet_distance
 
     n = len(sets.originals.images)
     if source != "inception":
+        with whole_file(images_path) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.concatenate([sets.originals.images, sets.samples[0].images]))
         try:
             features = np.load(source, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"--features {source} cannot be read as a .npy file ({error})") from None
+            raise UserError(f"--features {source} cannot be read as a .npy file ({error}): make it from the {2 * n} "
+                            f"images of {images_path}") from None
         if features.ndim != 2 or len(features) != 2 * n:
-            raise UserError(f"--features {source} must have {2 * n} rows, the split's {n} slices and then the {n} "
-                            f"samples of the first set, not the shape {features.shape}")
+            raise UserError(f"--features {source} must have a row for each of the {2 * n} images of {images_path}, "
+                            f"not the shape {features.shape}")
         return {"frechet_features": frechet_distance(features[n:], features[:n])}
     if n < 2048:
         raise UserError(f"--features inception needs 2,048 images a set, and the split has {n}: leave it out")
@@ -939,27 +972,48 @@ def other_features(source, sets):
                                                         features(sets.originals.images))}
 
 
-def measure_cohort(metadata, slices, people):
-    """Who is in which split, and the main numbers by sex and by age tertile, from the ADNI search CSV."""
+def read_metadata(path, run):
+    """The rows of an ADNI search CSV that are about the run's people, with their split; None without a CSV.
+
+    A run whose people are image ids is joined by these. The CSV that the run was trained with may be gone.
+    """
     import pandas as pd
 
+    from dataset import bare_ids
+
+    path = path or run.config["metadata"] if path or Path(run.config["metadata"] or "").is_file() else None
+    if path is None:
+        return None
     try:
-        table = pd.read_csv(metadata, dtype=str, skipinitialspace=True)
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"the metadata {metadata} cannot be read as CSV ({error})") from None
+        raise UserError(f"the metadata {path} cannot be read as CSV ({error})") from None
     table.columns = [column.strip().casefold() for column in table.columns]
     if "subject" not in table:
-        raise UserError(f"{metadata} lacks the column Subject of the ADNI search")
-    split_of = slices.drop_duplicates("subject").set_index("subject")["split"]
-    table = table[table["subject"].isin(split_of.index)].assign(split=table["subject"].map(split_of))
+        raise UserError(f"{path} lacks the column Subject of the ADNI search")
+    split_of = run.slices.drop_duplicates("subject").set_index("subject")["split"]
+    table["site"] = table["subject"].str.extract(r"^(\d+)_S_", expand=False)  # ADNI ids begin with the site
+    if not table["subject"].isin(split_of.index).any() and "image data id" in table:
+        person_of = dict(zip(bare_ids(split_of.index), split_of.index, strict=True))
+        table["subject"] = bare_ids(table["image data id"]).map(person_of)
+    table = table[table["subject"].isin(split_of.index)]
+    if table.empty:
+        raise UserError(f"{path} lists none of the run's people, such as {run.slices['subject'].iloc[0]}")
+    return table.assign(split=table["subject"].map(split_of))
+
+
+def measure_cohort(table, people):
+    """Who is in which split, and the main numbers by sex and by age tertile, from what ``read_metadata`` read."""
+    import pandas as pd
+
+    visit = next((name for name in ("visit", "acq date", "image data id") if name in table), "subject")
     table["age"] = pd.to_numeric(table["age"], errors="coerce") if "age" in table else float("nan")
     field = next((name for name in table.columns if "field" in name or "imaging protocol" in name), None)
-    table["site"] = table["subject"].str.extract(r"^(\d+)_S_", expand=False)  # ADNI ids begin with the site
     result = {"splits": {}, "by_sex": {}, "by_age": {}}
     for split, rows in table.groupby("split"):
         persons = rows.drop_duplicates("subject")
         result["splits"][split] = {
-            "people": len(persons), "visits": len(rows),
+            "people": len(persons), "visits": len(rows[["subject", visit]].drop_duplicates()),
             "age_mean": finite(persons["age"].mean()), "age_sd": finite(persons["age"].std()),
             "sex": persons["sex"].value_counts().to_dict() if "sex" in persons else {},
             "sites": int(persons["site"].nunique()),
@@ -1027,10 +1081,13 @@ def evaluate_folders(flags):
             metrics["memorisation"], neighbours = measure_memorisation(sets, flags.seed)
             metrics["usefulness"] = measure_usefulness(sets, yardstick)
         save_json(unfinished / "metrics.json", metrics)
-        report.write_report(unfinished, {"real": flags.real, "generated": flags.generated, "train": flags.train},
-                            metrics, {"sets": sets, "neighbours": neighbours}, flags.shareable)
+        folders_given = {"real": flags.real, "generated": flags.generated, "train": flags.train}
+        refusal = report.write_report(unfinished, folders_given, metrics, {"sets": sets, "neighbours": neighbours},
+                                      flags.shareable)
     report.print_summary(metrics)
     print(out / "report.html")
+    if refusal:
+        raise UserError(refusal)
 
 
 def load_folder(name, folder):
@@ -1042,9 +1099,11 @@ def load_folder(name, folder):
     slices = dataset.find_slices(folder)
     table = Path(folder) / "samples.csv"
     if name == "generated" and table.is_file():
-        told = pd.read_csv(table, dtype=str).set_index("file").reindex(slices["path"])
-        if not {"label", "position"} <= set(told.columns) or told["position"].isna().any():
+        told = pd.read_csv(table, dtype=str)
+        slices = slices[slices["path"] != "sheet.png"].reset_index(drop=True)  # predict.py's contact sheet
+        if not {"file", "label", "position"} <= set(told.columns) or not set(slices["path"]) <= set(told["file"]):
             raise UserError(f"{table} does not give the label and position of every image in {folder}")
+        told = told.drop_duplicates("file").set_index("file").loc[slices["path"]]
         slices = slices.assign(label=told["label"].to_numpy(), subject=slices["path"],
                                position=pd.to_numeric(told["position"], errors="coerce").fillna(-1).to_numpy(int))
     loaded = dataset.load_images(folder, slices["path"].tolist())
@@ -1142,9 +1201,14 @@ def compare(flags):
         folder = run_folder(name)
         if not (folder / "metrics.json").is_file():
             raise UserError(f"the run {folder} has no metrics.json: run python evaluate.py --run {name} first")
-        if "samples" not in (metrics := load_json(folder / "metrics.json")):
-            raise UserError(f"{folder / 'metrics.json'} is incomplete: run python evaluate.py --run {name} again")
-        runs[folder] = metrics
+        metrics = load_json(folder / "metrics.json")
+        if metrics.get("split") == "folder":
+            raise UserError(f"{folder} holds the evaluation of a folder of images: only runs can be compared")
+        if not {"samples", "rate"} <= set(metrics) or not (folder / "people.csv").is_file():
+            raise UserError(f"the evaluation in {folder} is incomplete: run python evaluate.py --run {name} again")
+        runs[folder.resolve()] = metrics
+    if len(runs) < len(flags.compare):
+        raise UserError("--compare names one run twice: give different ones")
     if len(splits := {metrics["split"] for metrics in runs.values()}) > 1:
         raise UserError(f"the runs were evaluated on different splits ({', '.join(sorted(splits))}): "
                         "evaluate them on one")

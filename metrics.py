@@ -470,6 +470,8 @@ class Yardstick:
         self.anatomy_means, self.anatomy_sds = (np.stack([
             statistic(values[training.position == position] if (training.position == position).sum() > 2 else values,
                       axis=0) for position in range(positions)]) for statistic in (np.nanmean, np.nanstd))
+        pooled = np.nanstd(values, axis=0)  # (6,); a floor where all of a position have none, such as ventricles
+        self.anatomy_sds = np.maximum(self.anatomy_sds, np.where(pooled > 0, 0.1 * pooled, 1))
         self.shape_rms = np.sqrt((self.shape_of(training) ** 2).mean(axis=0)) + 1e-9  # (C,)
         patches = np.concatenate(parallel(draw_patches, training.images[:200], track)).reshape(
             -1, PATCH_LEVELS, PATCHES, PATCH**2)
@@ -486,7 +488,7 @@ class Yardstick:
         place = images.position.clip(0, len(self.position_means) - 1)
         measured = parallel(describe_slice, images.images, track)
         texture, values, patches = (np.stack(column) for column in zip(*measured, strict=True))
-        z_scores = (values - self.anatomy_means[place]) / (self.anatomy_sds[place] + 1e-9)
+        z_scores = (values - self.anatomy_means[place]) / self.anatomy_sds[place]
         plain = {field.name: getattr(images, field.name) for field in fields(ImageSet)}
         return DescribedSet(**plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores,
                             patches=patches / self.patch_rms[0])
@@ -567,7 +569,6 @@ def frechet_distance(first, second):
     """
     from sklearn.covariance import LedoitWolf
 
-    first, second = first[:, :FRECHET_COMPONENTS], second[:, :FRECHET_COMPONENTS]
     covariances = [LedoitWolf().fit(features).covariance_ for features in (first, second)]
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -693,15 +694,17 @@ def anatomy_metrics(samples, real):
         if min(map(len, slices)) < 2:
             result |= {f"{name}_effect": None, f"{name}_wasserstein": None}
             continue
-        result[f"{name}_effect"] = float((means[0] - means[1]) / (np.std(slices[1]) + 1e-9))
+        spread = np.std(slices[1])
+        result[f"{name}_effect"] = float((means[0] - means[1]) / spread) if spread > 1e-6 else None
         result[f"{name}_wasserstein"] = float(wasserstein_distance(*slices))
     return result
 
 
 def set_distances(samples, reference, originals, shape_rms):
     """Those statistics of samples against a reference that are cheap enough for a jackknife: a dict."""
-    return {"frechet": frechet_distance(samples.shape, reference.shape),
-            "frechet_real": frechet_distance(samples.shape, originals.shape),
+    leading = [side.shape[:, :FRECHET_COMPONENTS] for side in (samples, reference, originals)]
+    return {"frechet": frechet_distance(leading[0], leading[1]),
+            "frechet_real": frechet_distance(leading[0], leading[2]),
             "kid": kernel_distance(samples.shape / shape_rms, reference.shape / shape_rms,
                                    samples.person, reference.person),
             "patches": patch_distance(samples.patches, reference.patches)}

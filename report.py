@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from utils import UserError, image_sheet, whole_file
+from utils import image_sheet, whole_file
 
 INK, SAMPLES, REAL, NULL = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae"
 NOT_MEASURED = "not yet measured: run `python evaluate.py --run {run} --split test`"
@@ -338,20 +338,22 @@ def comparison_figure(path, runs):
 def write_report(folder, config, metrics, pictures, shareable=False):
     """Write the figures, report.html and, for a run, its model card into ``folder``.
 
-    Raises:
-        UserError: ``shareable`` was asked for, but the audit flags copies, cannot tell, or was not made. The
-            other files are written all the same.
+    Returns:
+        None, or why there is no report_shareable.html though it was asked for: the audit flags copies, cannot
+        tell, or was not made.
     """
+    (folder / "report_shareable.html").unlink(missing_ok=True)  # of an earlier evaluation
     figures = draw_figures(folder / "figures", metrics, pictures)
     write_page(folder / "report.html", folder, config, metrics, figures)
     if "held_out" in pictures:
         write_model_card(folder, config, metrics)
     if not shareable:
-        return
+        return None
     verdict = metrics.get("memorisation", {}).get("verdict", "cannot tell: there was no audit")
     if not verdict.startswith("no copies found"):
-        raise UserError(f"no shareable report is written to {folder} ({verdict}): share nothing of this run")
+        return f"no shareable report is written ({verdict}): share nothing of this"
     write_page(folder / "report_shareable.html", folder, None, metrics, [figure for figure in figures if not figure[2]])
+    return None
 
 
 def write_page(path, folder, config, metrics, figures):

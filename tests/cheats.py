@@ -82,6 +82,7 @@ def main(argv):
     parser.add_argument("--out", required=True)
     flags = parser.parse_args(argv)
     run = evaluate.Run(evaluate.parse_flags(["--run", flags.run] + (["--data", flags.data] if flags.data else [])))
+    evaluate.note_look(run.folder, f"cheats.py {' '.join(argv)}")
     parts = {split: run.load(split) for split in ("train", "validation", "test")}
 
     def image_set(split, name):

@@ -48,6 +48,13 @@ def measured():
 # ---- set statistics ---------------------------------------------------------------------------
 
 
+def test_frechet_distance_takes_in_every_feature():
+    features = np.random.default_rng(0).normal(size=(200, 64))
+    moved = features.copy()
+    moved[:, 16:] += 100
+    assert metrics.frechet_distance(features, moved) == pytest.approx(48 * 100**2)
+
+
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
     random = np.random.default_rng(0)
     first = random.normal(0, 1, (40000, 4))
@@ -120,9 +127,20 @@ def test_variety_of_one_image_repeated_is_zero_and_needs_two_people(measured):
     assert metrics.variety(measured.reference.take(measured.reference.person == "r0")) is None
 
 
+def test_anatomy_where_training_people_have_none_is_bounded():
+    training, others = brains(12, seed=1), brains(6, seed=2, prefix="o")
+    yardstick = metrics.Yardstick(training)
+    flat, round_hole = yardstick.describe(training), yardstick.describe(others)
+    flat.anatomy[:, 4] = 0
+    assert metrics.anatomy_metrics(round_hole, flat)[f"{metrics.ANATOMY[4]}_effect"] is None
+    training.images[training.images > 0] = 120  # discs without tissues: nothing differs at a position
+    assert np.nanmax(np.abs(metrics.Yardstick(training).describe(others).anatomy)) < 1e6
+
+
 def test_anatomy_of_the_same_people_does_not_differ(measured):
-    assert all(value == pytest.approx(0) for value in
-               metrics.anatomy_metrics(measured.reference, measured.reference).values())
+    differences = metrics.anatomy_metrics(measured.reference, measured.reference)
+    assert differences["asymmetry_effect"] == pytest.approx(0)
+    assert all(value == pytest.approx(0) for value in differences.values() if value is not None)
 
 
 def test_identical_sets_are_no_distance_apart(measured):
@@ -416,6 +434,21 @@ def test_metadata_gives_tables_by_sex_and_age(looked):
     assert sum(row["people"] for row in cohort["by_sex"].values()) == 2
 
 
+def test_metadata_is_joined_by_image_where_people_are_image_ids(tmp_path):
+    slices = pd.DataFrame({"subject": ["1", "2", "3"], "split": ["train", "train", "test"]})
+    run = SimpleNamespace(slices=slices, config={"metadata": None})
+    pd.DataFrame({"Image Data ID": ["I1", "I2", "I9"], "Subject": ["002_S_1", "005_S_2", "002_S_1"]}).to_csv(
+        tmp_path / "adni.csv", index=False)
+    table = evaluate.read_metadata(tmp_path / "adni.csv", run)
+    assert list(table["subject"]) == ["1", "2"] and list(table["site"]) == ["002", "005"]
+    assert evaluate.read_metadata(None, run) is None
+    run.config["metadata"] = str(tmp_path / "gone.csv")
+    assert evaluate.read_metadata(None, run) is None
+    run.slices = slices.assign(subject=["7", "8", "X"])
+    with pytest.raises(UserError, match="lists none of the run's people, such as 7"):
+        evaluate.read_metadata(tmp_path / "adni.csv", run)
+
+
 def test_report_is_one_file_and_marked(evaluated):
     page = (evaluated / "report.html").read_text()
     assert "contains participants" in page and "data:image/png;base64," in page
@@ -449,11 +482,11 @@ def test_shareable_report_has_no_participant_and_is_refused_with_copies(tmp_path
     sets = SimpleNamespace(originals=brains(3), reference=brains(3), samples=[brains(3)], all_samples=brains(3),
                            search=brains(3), labels=["AD", "NC"])
     pictures = {"sets": sets, "neighbours": [(0, 1, 0.5)]}
-    with pytest.raises(UserError, match="share nothing"):
-        report.write_report(tmp_path, {}, metrics_of, pictures, shareable=True)
+    (tmp_path / "report_shareable.html").write_text("of an earlier evaluation")
+    assert "share nothing" in report.write_report(tmp_path, {}, metrics_of, pictures, shareable=True)
     assert (tmp_path / "report.html").exists() and not (tmp_path / "report_shareable.html").exists()
     metrics_of["memorisation"]["verdict"] = "no copies found by a search"
-    report.write_report(tmp_path, {}, metrics_of, pictures, shareable=True)
+    assert report.write_report(tmp_path, {}, metrics_of, pictures, shareable=True) is None
     page = (tmp_path / "report_shareable.html").read_text()
     assert page.count("<img") == 3 and "training slice" not in page.split("<h2>All numbers")[0].split("<h2>Pictures")[1]
     assert (tmp_path / "report.html").read_text().count("<img") == 4
@@ -471,6 +504,16 @@ def test_comparison_is_paired_by_person(evaluated, tmp_path, capsys):
     assert paired.loc["ssim_brain", "difference"] == 0
     assert len(pd.read_csv(tmp_path / "compared/comparison.csv")) == 2
     assert (tmp_path / "compared/comparison.png").stat().st_size > 1000
+
+
+def test_only_different_whole_evaluations_are_compared(evaluated, tmp_path):
+    with pytest.raises(UserError, match="names one run twice"):
+        evaluate.main(["--compare", str(evaluated), str(evaluated)])
+    other = tmp_path / "other"
+    shutil.copytree(evaluated, other)
+    (other / "people.csv").unlink()
+    with pytest.raises(UserError, match="incomplete"):
+        evaluate.main(["--compare", str(evaluated), str(other)])
 
 
 def save(folder, images):
@@ -501,7 +544,6 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
 
     slices_folder = make_slices(tmp_path / "slices", size=(32, 40))
     predict.main(["--run", str(finished_run), "--num-images", "12", "--out", str(tmp_path / "samples")])
-    (tmp_path / "samples/sheet.png").rename(tmp_path / "sheet.png")
     evaluate.main(["--real", str(slices_folder / "test"), "--generated", str(tmp_path / "samples"),
                    "--train", str(slices_folder / "train"), "--out", str(tmp_path / "out")])
     assert not any("unknown" in note for note in json.loads((tmp_path / "out/metrics.json").read_text())["notes"])
@@ -517,6 +559,10 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
     (["--real", "{data}/test", "--generated", "{data}/test", "--train", "{data}"], "share 2 people"),
     (["--real", "{data}/train/AD/one", "--generated", "{data}/test"], "does not exist"),
     (["--compare", "{run}", "{run}"], "has no metrics.json"),
+    (["--compare", "a", "b", "--quick"], "--quick does not go with --compare"),
+    (["--run", "a", "--out", "b"], "--out does not go with a run"),
+    (["--real", "a", "--generated", "b", "--shareable"], "--shareable needs --train"),
+    (["--run", "{run}", "--metadata", "{data}/nothing.csv"], "cannot be read as CSV"),
     (["--run", "{run}", "--features", "inception", "--quick"], "needs 2,048 images"),
     (["--run", "{run}", "--features", "nothing.npy", "--quick"], "cannot be read"),
 ])
