@@ -211,11 +211,7 @@ def _people(scans, metadata):
     """Map image ids to people by the ADNI search CSV; an image it does not list stays a person of its own."""
     import pandas as pd
 
-    try:
-        table = pd.read_csv(metadata, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the metadata {metadata} cannot be read as CSV ({error})") from None
-    table.columns = [str(column).strip().casefold() for column in table.columns]
+    table = read_search(metadata, keep_default_na=False)
     if not {"image data id", "subject"} <= set(table.columns):
         raise UserError(f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search")
     table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"].str.strip()})
@@ -229,6 +225,21 @@ def _people(scans, metadata):
     if people.isna().any():
         warn(f"{people.isna().sum()} of {len(scans)} image ids are not in {metadata} and count as a person each")
     return dict(zip(scans, people.where(people.notna(), list(scans)), strict=True))
+
+
+def read_search(metadata, keep_default_na=True):
+    """The CSV of an ADNI search as a DataFrame of str, the names of its columns in lower case.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(metadata, dtype=str, keep_default_na=keep_default_na, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the metadata {metadata} cannot be read as CSV ({error})") from None
+    return table.rename(columns=lambda column: str(column).strip().casefold())
 
 
 def bare_ids(ids):

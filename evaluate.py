@@ -209,13 +209,13 @@ def evaluate_run(flags):
     run = Run(flags)
     import report
 
+    metadata = read_metadata(flags.metadata, run)  # before the look: a mistake in it costs none
     if flags.split == "test":
         note_look(run.folder, flags.command)
     splits = dict.fromkeys(("train", "validation", flags.split))
     parts = {split: run.load(split, frames=split == flags.split) for split in splits
              if (run.slices["split"] == split).any()}
     held_out = parts[flags.split]
-    metadata = read_metadata(flags.metadata, run)
     count = held_out["slices"]["subject"].nunique()
     metrics = {"run": run.folder.name, "split": flags.split, "people": count, "slices": len(held_out["slices"]),
                "seed": flags.seed, "commit": git_commit(), "date": f"{datetime.date.today()}",
@@ -363,16 +363,16 @@ def measure_codes(run, parts, split, baseline):
 
     from metrics import codebook_metrics, mean_by_person, prior_bits, value_of
 
+    brain = {name: brain_cells(run, part["crops"]) for name, part in parts.items()}
     bits, prior = {}, {}
     for name, part in parts.items():
         kept = whole_people(part["slices"]["subject"].to_numpy(), 2 * SET_SLICES)
         part = {"codes": part["codes"][kept], "slices": part["slices"][kept].reset_index(drop=True),
-                "columns": {key: column[kept] for key, column in part["columns"].items()},
-                "crops": part["crops"] if kept.all() else part["crops"][kept]}
+                "columns": {key: column[kept] for key, column in part["columns"].items()}}
         likelihood = run.cached(f"bits-{name}", f"{parts[name]['fingerprint']} {len(part['codes'])}",
                                 lambda part=part: prior_bits(run.prior, part["codes"], part["columns"]))
         bits[name] = {"prior": likelihood, "positional": baseline.bits(part, counted=name == "train"),
-                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain_cells(run, part["crops"]),
+                      "unigram": -np.log2(baseline.unigram)[part["codes"]], "brain": brain[name][kept],
                       "subject": part["slices"]["subject"].to_numpy(), "kept": kept}
     held_out, num_cells = bits[split], run.grid[0] * run.grid[1]
 
@@ -384,15 +384,15 @@ def measure_codes(run, parts, split, baseline):
         rows = [{"bits": total / count if count else np.nan} for total, count in zip(sums, counts, strict=True)]
         return mean_by_person(rows, subjects)["bits"]
 
-    for suffix, brain in (("", False), ("_brain", True)):
+    for suffix in ("", "_brain"):
         for name in ("train", "validation", "test"):
             key = f"bits_per_code_{name}{suffix}"
             if name in bits:
-                cells = bits[name]["brain"] if brain else None
+                cells = bits[name]["brain"] if suffix else None
                 put(prior, key, summary(bits[name]["prior"], bits[name]["subject"], cells), "cells")
             else:
                 prior[key], prior[f"{key}_why"] = None, f"this look was at {split} people only"
-        cells = held_out["brain"] if brain else None
+        cells = held_out["brain"] if suffix else None
         for model in ("unigram", "positional"):
             put(prior, f"{model}_bits_per_code{suffix}", value_of(summary(held_out[model], held_out["subject"], cells)),
                 "cells")
@@ -404,10 +404,10 @@ def measure_codes(run, parts, split, baseline):
     rate = {"bits_per_image": float(num_cells * np.log2(run.num_codes)),
             "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
             "bits_per_image_prior": per_code * num_cells}
-    codes, brain = parts[split]["codes"], brain_cells(run, parts[split]["crops"])
+    codes, in_brain = parts[split]["codes"], parts[split]["codes"][brain[split]]
     codebook = codebook_metrics(codes, run.num_codes)
-    put(codebook, "perplexity_brain", codebook_metrics(codes[brain], run.num_codes)["perplexity"]
-        if brain.any() else None, "cells")
+    perplexity = codebook_metrics(in_brain, run.num_codes)["perplexity"] if len(in_brain) else None
+    put(codebook, "perplexity_brain", perplexity, "cells")
     return bits, rate, codebook, prior
 
 
@@ -417,9 +417,12 @@ def brain_cells(run, crops):
 
     from metrics import brain_mask, parallel
 
-    (h, w), (count, height, width) = run.grid, crops.shape
-    masks = np.stack(parallel(brain_mask, crops))
-    return masks.reshape(count, h, height // h, w, width // w).any(axis=(2, 4))
+    (h, w), (height, width) = run.grid, crops.shape[1:]
+
+    def cells(crop):
+        return brain_mask(crop).reshape(h, height // h, w, width // w).any(axis=(1, 3))
+
+    return np.stack(parallel(cells, crops))
 
 
 def membership(bits, split, run, parts):
@@ -977,18 +980,13 @@ def read_metadata(path, run):
 
     A run whose people are image ids is joined by these. The CSV that the run was trained with may be gone.
     """
-    import pandas as pd
+    from dataset import bare_ids, read_search
 
-    from dataset import bare_ids
-
-    path = path or run.config["metadata"] if path or Path(run.config["metadata"] or "").is_file() else None
+    if path is None and Path(run.config["metadata"] or "").is_file():
+        path = run.config["metadata"]
     if path is None:
         return None
-    try:
-        table = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the metadata {path} cannot be read as CSV ({error})") from None
-    table.columns = [column.strip().casefold() for column in table.columns]
+    table = read_search(path)
     if "subject" not in table:
         raise UserError(f"{path} lacks the column Subject of the ADNI search")
     split_of = run.slices.drop_duplicates("subject").set_index("subject")["split"]

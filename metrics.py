@@ -496,8 +496,9 @@ class Yardstick:
 
 def small_vectors(images):
     """(N, H, W) uint8 → (N, H W / 4) float32 in [0, 1], at half size."""
-    return np.concatenate([half_size(images[start: start + 256] / np.float32(255)).reshape(
-        len(images[start: start + 256]), -1) for start in range(0, max(len(images), 1), 256)])
+    blocks = (images[start: start + 256] for start in range(0, max(len(images), 1), 256))
+    small = np.concatenate([half_size(block / np.float32(255)) for block in blocks])
+    return small.reshape(len(small), -1)
 
 
 def parallel(function, images, track=iter):

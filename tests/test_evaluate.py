@@ -562,7 +562,7 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
     (["--compare", "a", "b", "--quick"], "--quick does not go with --compare"),
     (["--run", "a", "--out", "b"], "--out does not go with a run"),
     (["--real", "a", "--generated", "b", "--shareable"], "--shareable needs --train"),
-    (["--run", "{run}", "--metadata", "{data}/nothing.csv"], "cannot be read as CSV"),
+    (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "cannot be read as CSV"),
     (["--run", "{run}", "--features", "inception", "--quick"], "needs 2,048 images"),
     (["--run", "{run}", "--features", "nothing.npy", "--quick"], "cannot be read"),
 ])
@@ -576,7 +576,7 @@ def test_mistakes_are_one_sentence(flags, sentence, finished_run, slices_folder,
     with pytest.raises(UserError, match=sentence) as raised:
         evaluate.main([flag.format(**places) for flag in flags])
     assert "\n" not in str(raised.value)
-    assert not (run / "metrics.json").exists()
+    assert not (run / "metrics.json").exists() and not (run / "test_looks.csv").exists()
 
 
 def test_too_few_people_are_refused(finished_run, tmp_path):
