@@ -105,8 +105,8 @@ def main(argv):
 class Run:
     """A finished run with its data: parts of its slices, encoded, decoded and sampled."""
 
-    def __init__(self, flags):
-        self.folder, self.config = open_run(flags.run)
+    def __init__(self, flags, prior=True):
+        self.folder, self.config = open_run(flags.run, "prior" if prior else "vqvae")
         self.root, self.seed = flags.data or self.config["data"], flags.seed
         self.slices = read_slices(self.folder)
         for split in ("train", flags.split):
@@ -119,8 +119,9 @@ class Run:
         import dataset
 
         self.box, self.frame = dataset.Box(*self.config["crop_box"]), tuple(self.config["frame"])
-        self.vqvae, self.prior = load_models(self.folder)
-        self.models_hash = "".join(file_sha256(self.folder / name) for name in ("vqvae.keras", "prior.keras"))
+        self.vqvae, self.prior = load_models(self.folder, prior) + [None] * (not prior)
+        files = ("vqvae.keras", "prior.keras")[: 1 + prior]
+        self.models_hash = "".join(file_sha256(self.folder / name) for name in files)
         self.num_codes, self.grid = self.vqvae.settings["num_codes"], self.vqvae.code_grid
 
     def cached(self, name, content, compute):

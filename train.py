@@ -520,20 +520,27 @@ def describe(config, vqvae, prior):
           f"receptive field {up} rows up, {sideways} columns to each side")
 
 
-def estimate_time(tf, config, vqvae, prior, box):
-    """Measure a few steps of both stages and print how long the run would take."""
+def time_stages(tf, config, vqvae, prior, box):
+    """Seconds of one step of each stage on random images, tracing aside."""
     size = config["batch_size"]
     batch = {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
              "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
              "augmentation": tf.zeros((size, 6))}
     steps = {"vqvae": tf.function(vqvae.train_step),
              "prior": tf.function(lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}))}
-    total = 0.0
+    seconds = {}
     for name, step in steps.items():
         step(batch)
-        seconds = time_steps(lambda step=step: step(batch)["loss"].numpy(), 4)
+        seconds[name] = time_steps(lambda step=step: step(batch)["loss"].numpy(), 4)
+    return seconds
+
+
+def estimate_time(tf, config, vqvae, prior, box):
+    """Measure a few steps of both stages and print how long the run would take."""
+    total = 0.0
+    for name, seconds in time_stages(tf, config, vqvae, prior, box).items():
         total += seconds * config[f"{name}_steps"]
-        print(f"{name}: {size / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
+        print(f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
               f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes")
     print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")
 

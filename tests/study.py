@@ -1,0 +1,410 @@
+"""Which choices make better brains? One factor at a time from a base, on validation people; run by hand.
+
+    python tests/study.py --data ../shared/data/brains
+
+Every variant is trained for the same time at 128x120 pixels on the slices of --data and on the demo cohort
+(steps = budget / measured time of a step), in a process of its own, and measured on validation people by
+evaluate.py's own functions. Its row goes to --out at once, and is committed there with --commit; rows that
+are there already are skipped, so a study that was stopped goes on where it was. Variants of the prior start
+from copies of the base's VQ-VAE. What is tried but not kept lives here and nowhere else.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import train
+from utils import open_run, save_json, start_tensorflow, whole_file
+
+BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
+            prior_width=96, batch_size=8, evaluations=6, slice_limit=None, demo_people=100, precision="auto")
+COLUMNS = ("data", "seed", "stage", "factor", "variant", "commit", "date", "precision", "parameters", "steps",
+           "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
+           "used_fraction", "unigram_bits", "bits_train", "bits_validation", "brain_over_positional", "frechet",
+           "frechet_null", "c2st", "c2st_null", "kid", "kid_null", "patches", "patches_null", "diversity",
+           "diversity_null", "sample_patch", "note")
+
+
+# ---- what is tried ------------------------------------------------------------------------------
+
+
+def loss(name):
+    """Patch: another reconstruction error, which chooses the best weights too."""
+    from keras import ops
+
+    import modules
+
+    def error(images, reconstructions):
+        if name == "squared":
+            return ops.mean((images - reconstructions) ** 2) / 0.02
+        if name == "absolute":
+            return ops.mean(ops.abs(images - reconstructions))
+        if name == "absolute + 0.1 (1 - SSIM)":
+            return ops.mean(ops.abs(images - reconstructions)) + 0.1 * (1 - separable_ssim(images, reconstructions))
+        if name == "pyramid + 0.1 focal frequency":
+            return pyramid(images, reconstructions) + 0.1 * focal_frequency(images, reconstructions)
+        if name.startswith("pyramid + energy"):
+            return pyramid(images, reconstructions) + float(name.split()[-1]) * band_energy(images, reconstructions)
+        raise ValueError(name)
+
+    pyramid = modules.reconstruction_error
+    modules.reconstruction_error = error
+
+
+def separable_ssim(first, second):
+    """Mean SSIM of (B, H, W, 1) with a Gaussian window of σ 1.5, as two one-dimensional convolutions."""
+    import numpy as np
+    from keras import ops
+
+    window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2).astype("float32")
+    window /= window.sum()
+
+    def blur(x):
+        return ops.conv(ops.conv(x, window.reshape(-1, 1, 1, 1)), window.reshape(1, -1, 1, 1))
+
+    a, b = blur(first), blur(second)
+    variance_a, variance_b = blur(first**2) - a**2, blur(second**2) - b**2
+    covariance = blur(first * second) - a * b
+    return ops.mean((2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4)
+                    * (2 * covariance + 9e-4) / (variance_a + variance_b + 9e-4))
+
+
+def focal_frequency(images, reconstructions):
+    """Mean |difference of spectra|², weighted by itself (Jiang et al. 2021, α = 1)."""
+    import tensorflow as tf
+
+    size = float(images.shape[1] * images.shape[2]) ** 0.5
+    difference = tf.signal.fft2d(tf.cast((images - reconstructions)[..., 0], tf.complex64)) / size
+    squared = tf.math.real(difference) ** 2 + tf.math.imag(difference) ** 2  # (B, H, W)
+    weight = tf.stop_gradient(tf.sqrt(squared + 1e-12))
+    weight /= tf.reduce_max(weight, axis=(1, 2), keepdims=True)
+    return tf.reduce_mean(weight * squared) / 0.001
+
+
+def band_energy(images, reconstructions):
+    """How far the local strength of each Laplacian band is from the original's, wherever its detail lies."""
+    from keras import ops
+
+    import modules
+
+    total = 0.0
+    pair = [images, reconstructions]
+    for _ in range(modules.LAPLACIAN_LEVELS):
+        coarse = [ops.average_pool(x, 2, 2) for x in pair]
+        bands = [modules.space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4)
+        strength = [ops.sqrt(ops.average_pool(ops.mean(band**2, axis=-1, keepdims=True), 3, 1, padding="same") + 1e-5)
+                    for band in bands]
+        total += ops.mean(ops.abs(strength[0] - strength[1]))
+        pair = coarse
+        if coarse[0].shape[1] % 2 or coarse[0].shape[2] % 2:
+            break
+    return total
+
+
+def normalised_codes():
+    """Patch: the encoder's outputs on the unit sphere, scaled to norm √D."""
+    import keras
+
+    import modules
+
+    class Sphere(modules.Encoder):
+        def __init__(self, downsample, width, residual_blocks, code_dim, dtype):
+            super().__init__(downsample, width, residual_blocks, code_dim, dtype)
+            self.add(keras.layers.LayerNormalization(center=False, scale=False, name="sphere", dtype="float32"))
+
+    modules.Encoder = Sphere
+
+
+def no_revival():
+    """Patch: codes that die stay dead."""
+    import modules
+
+    modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
+
+
+def wide_decoder():
+    """Patch: the decoder 1.5 times as wide as the encoder."""
+    import modules
+
+    class Wide(modules.Decoder):
+        def __init__(self, downsample, width, residual_blocks, code_dim, dtype):
+            super().__init__(downsample, 3 * width // 2, residual_blocks, code_dim, dtype)
+
+    modules.Decoder = Wide
+
+
+def undilated():
+    """Patch: every dilation 1, whatever the receptive field covers."""
+    import modules
+
+    modules.choose_dilations = lambda grid, num_layers: [1] * num_layers
+
+
+def corrupted(share):
+    """Patch: a share of the codes that the prior sees in training is replaced by random ones."""
+    import tensorflow as tf
+
+    import modules
+
+    class Corrupted(modules.GatedPixelCNN):
+        def call(self, codes, label, position, augmentation=None, seed=None):
+            if seed is not None:
+                others = tf.random.stateless_uniform(tf.shape(codes), seed + 700, 0, self.num_codes, tf.int32)
+                codes = tf.where(tf.random.stateless_uniform(tf.shape(codes), seed + 701) < share, others, codes)
+            return super().call(codes, label, position, augmentation, seed)
+
+    Corrupted.__name__ = "GatedPixelCNN"
+    modules.GatedPixelCNN = Corrupted
+
+
+def unconditional():
+    """Patch: label and position always unknown, also when measured."""
+    import modules
+
+    condition = modules.GatedPixelCNN.condition
+    modules.GatedPixelCNN.condition = lambda self, label, position, augmentation=None: condition(
+        self, 0 * label, 0 * position, augmentation)
+
+
+def untold_augmentation():
+    """Patch: the prior is not told how a slice was augmented."""
+    import modules
+
+    condition = modules.GatedPixelCNN.condition
+    modules.GatedPixelCNN.condition = lambda self, label, position, augmentation=None: condition(
+        self, label, position)
+
+
+def no_grid_embedding():
+    """Patch: no learnt value for each cell of the grid."""
+    import modules
+
+    build = modules.GatedPixelCNN.build
+
+    def built(self, shape=None):
+        if not self.built:
+            build(self, shape)
+            self.grid_embedding.assign(0 * self.grid_embedding)
+            self.grid_embedding.trainable = False
+
+    modules.GatedPixelCNN.build = built
+
+
+def variants():
+    """(stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
+    def vqvae(factor, variant, patch=None, **changes):
+        return "vqvae", factor, variant, changes, patch
+
+    def prior(factor, variant, patch=None, **changes):
+        return "prior", factor, variant, changes, patch
+
+    losses = ("squared", "absolute", "absolute + 0.1 (1 - SSIM)", "pyramid + 0.1 focal frequency",
+              "pyramid + energy 0.5", "pyramid + energy 1")
+    return [
+        vqvae("base", "base"),
+        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],
+        *[vqvae("loss", name, partial(loss, name)) for name in losses],
+        *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
+        prior("base", "base"),
+        *[prior("augmentation", "none: fixed codes" if share == 0 else f"{share:.0%}", augment=share)
+          for share in (0.0, 0.5, 1.0)],
+        *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
+        *[prior("dropout", f"{rate:.0%}", prior_dropout=rate) for rate in (0.0, 0.25)],
+        *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
+        *[vqvae("depth", f"{blocks} residual blocks", residual_blocks=blocks) for blocks in (1, 4)],
+        *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
+        vqvae("downsample", "4 pixels per code, K = 16", downsample=4, num_codes=16),
+        *[vqvae("code dimension", f"D = {dim}", code_dim=dim) for dim in (8, 64)],
+        *[vqvae("normalised codes", f"D = {dim}", normalised_codes, code_dim=dim) for dim in (8, 16, 64)],
+        vqvae("codebook training", "gradients", gradient_codebook=True),
+        vqvae("revival", "off", no_revival),
+        vqvae("decoder", "1.5 times as wide", wide_decoder),
+        vqvae("learning rate", "0.004", learning_rate=4e-3),
+        vqvae("learning rate", "0.001", learning_rate=1e-3),
+        *[prior("depth", f"{count} layers", prior_layers=count) for count in (6, 14)],
+        prior("receptive field", "does not cover the grid: 6 layers, no dilation", undilated, prior_layers=6),
+        prior("code corruption", "5 %", partial(corrupted, 0.05)),
+        prior("conditions", "no label, no position", unconditional),
+        prior("conditions", "augmentation not told", untold_augmentation),
+        prior("learnt positions", "none", no_grid_embedding),
+        prior("learning rate", "0.004", learning_rate=4e-3),
+        prior("learning rate", "0.001", learning_rate=1e-3),
+    ]
+
+
+# ---- one row ------------------------------------------------------------------------------------
+
+
+def train_variant(tf, key, flags, folder, changes):
+    """Train one variant for the budget, by train.py's own functions; returns its config."""
+    data, seed, stage = key[:3]
+    train.PRESETS["study"] = BASE | {"vqvae_steps": 1, "prior_steps": 1} | changes
+    config = train.COMMON | train.PRESETS["study"] | {
+        "seed": seed, "preset": "study", "source": None, "data": None if data == "demo" else flags.data,
+        "stages": {"vqvae": "wanted", "prior": "not wanted"}, "finished": False}
+    config["image_size"] = list(config["image_size"])
+    if stage == "prior":
+        source, old = open_run(str(row_folder((data, seed, "vqvae", "base", "base"), flags)), stage="vqvae")
+        config = old | train.PRESETS["study"] | {"source": str(source), "stages": {"vqvae": "finished",
+                                                                                 "prior": "wanted"}}
+        config["image_size"] = list(config["image_size"])
+    import dataset
+
+    slices, parts = train.prepare_data(config)
+    box = dataset.Box(*config["crop_box"])
+    config["precision_resolved"] = train.choose_precision(tf, config, box)
+    vqvae, prior = (train.build_vqvae(config, box, config["precision_resolved"]),
+                    train.build_prior(config, config["precision_resolved"]))
+    train.describe(config, vqvae, prior)
+    seconds = train.time_stages(tf, config, vqvae, prior, box)[stage]
+    config[f"{stage}_steps"] = max(50, round(flags.seconds / seconds))
+    folder.mkdir(parents=True)
+    save_json(folder / "config.json", config)
+    slices.to_csv(folder / "slices.csv", index=False)
+    if stage == "prior":
+        (folder / "vqvae.keras").write_bytes((Path(config["source"]) / "vqvae.keras").read_bytes())
+    (train.train_vqvae if stage == "vqvae" else train.train_prior)(tf, config, folder, parts, box)
+    config["stages"][stage] = "finished"
+    save_json(folder / "config.json", config)
+    return config
+
+
+def measure_vqvae(flags, folder):
+    """Reconstructions of the validation people."""
+    import evaluate
+    from metrics import codebook_metrics, unigram_bits_per_code, value_of
+
+    run = evaluate.Run(SimpleNamespace(run=str(folder), data=None, seed=0, split="validation"), prior=False)
+    training, held_out = run.load("train"), run.load("validation", frames=True)
+    summary = evaluate.measure_reconstruction(run, held_out, [])[1]
+    names = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice")
+    return {name: value_of(summary[name]) for name in names} | {
+        "used_fraction": codebook_metrics(held_out["codes"], run.num_codes)["used_fraction"],
+        "unigram_bits": unigram_bits_per_code(training["codes"], held_out["codes"], run.num_codes)}
+
+
+def measure_prior(flags, folder):
+    """Likelihood of the validation people's codes, and one set of samples beside their reconstructions."""
+    import numpy as np
+
+    import evaluate
+    from metrics import value_of
+
+    asked = SimpleNamespace(run=str(folder), data=None, seed=0, split="validation", quick=True)
+    run = evaluate.Run(asked)
+    parts = {split: run.load(split, frames=split == "validation") for split in ("train", "validation")}
+    baseline = evaluate.PositionalBaseline(parts["train"], parts["validation"], run.num_codes)
+    prior = evaluate.measure_codes(run, parts, "validation", baseline)[3]
+    sets = evaluate.gather_sets(run, asked, parts, np.arange(len(parts["validation"]["codes"])), baseline)
+    samples = evaluate.measure_samples(sets, 0, [])[0]
+    row = {"bits_train": value_of(prior["bits_per_code_train"]),
+           "bits_validation": value_of(prior["bits_per_code_validation"]),
+           "unigram_bits": prior["unigram_bits_per_code"],
+           "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
+           / prior["positional_bits_per_code_brain"]}
+    for name in ("frechet", "c2st", "kid", "patches", "diversity"):
+        row[name], row[f"{name}_null"] = value_of(samples[name]), value_of(samples[f"{name}_null"])
+    return row
+
+
+def make_row(key, flags):
+    """Train and measure one row in this process."""
+    data, seed, stage, factor, variant = key
+    changes, patch = next(found[3:] for found in variants() if found[:3] == (stage, factor, variant))
+    tf = start_tensorflow()
+    if patch:
+        patch()
+    folder = row_folder(key, flags)
+    config = train_variant(tf, key, flags, folder, changes)
+    with open(folder / f"history_{stage}.csv", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    measured = (measure_vqvae if stage == "vqvae" else measure_prior)(flags, folder)
+    row = dict(zip(COLUMNS[:5], key, strict=True)) | {
+        "commit": code_commit(), "date": f"{datetime.date.today()}", "precision": config["precision_resolved"],
+        "parameters": config[f"{stage}_parameters"], "steps": last["step"], "seconds": float(last["seconds"]),
+        "bits_per_image": config["bits_per_image"]} | measured
+    return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def row_folder(key, flags):
+    """Where a row's run is kept."""
+    name = "-".join(str(part) for part in key)
+    return Path(flags.runs) / "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def code_commit():
+    """The last commit that touched the code, not the rows."""
+    return subprocess.run(["git", "log", "-1", "--format=%h", "--", "*.py"], cwd=REPOSITORY, check=True,
+                          capture_output=True, text=True).stdout.strip()
+
+
+# ---- the script ---------------------------------------------------------------------------------
+
+
+def read_rows(path):
+    """The rows that are there already."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add_row(path, row, commit):
+    """Append a row, and commit it."""
+    rows = [*read_rows(path), row]
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    if commit:
+        message = f"Add the study's row {row['data']}, {row['stage']}, {row['factor']}: {row['variant']}"
+        subprocess.run(["git", "add", path.name], cwd=path.parent, check=True)
+        subprocess.run(["git", "commit", "--quiet", "--only", path.name, "-m", message], cwd=path.parent, check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", required=True, help="folder of real slices")
+    parser.add_argument("--out", default=str(REPOSITORY / "ReducedResults" / "study.csv"))
+    parser.add_argument("--runs", default="runs/study", help="where the trained variants are kept")
+    parser.add_argument("--seconds", type=float, default=120, help="of training, a variant and data set")
+    parser.add_argument("--seeds", type=int, default=1, help="each with its own split of people")
+    parser.add_argument("--only", help="the rows whose factor or variant has this name, and the base")
+    parser.add_argument("--datasets", nargs="+", default=["brains", "demo"])
+    parser.add_argument("--commit", action="store_true", help="commit each row")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.row:
+        key = tuple(json.loads(flags.row))
+        print(json.dumps(make_row(key, flags)))
+        return
+    out = Path(flags.out).absolute()
+    for stage, factor, variant, _, _ in variants():
+        if flags.only and flags.only not in (factor, variant) and variant != "base":
+            continue
+        for seed in range(flags.seeds):
+            for data in flags.datasets:
+                key = (data, seed, stage, factor, variant)
+                if any(tuple(row[name] for name in COLUMNS[:5]) == tuple(map(str, key)) for row in read_rows(out)):
+                    continue
+                command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(key)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{key} failed:\n{done.stderr[-3000:]}", flush=True)
+                    continue
+                row = json.loads(done.stdout.strip().splitlines()[-1])
+                add_row(out, row, flags.commit)
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
