@@ -520,8 +520,8 @@ def describe(config, vqvae, prior):
           f"receptive field {up} rows up, {sideways} columns to each side")
 
 
-def time_stages(tf, config, vqvae, prior, box):
-    """Seconds of one step of each stage on random images, tracing aside."""
+def time_stages(tf, config, vqvae, prior, box, stages=("vqvae", "prior")):
+    """Seconds of one step of each of the stages on random images, tracing aside."""
     size = config["batch_size"]
     batch = {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
              "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
@@ -529,7 +529,8 @@ def time_stages(tf, config, vqvae, prior, box):
     steps = {"vqvae": tf.function(vqvae.train_step),
              "prior": tf.function(lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}))}
     seconds = {}
-    for name, step in steps.items():
+    for name in stages:
+        step = steps[name]
         step(batch)
         seconds[name] = time_steps(lambda step=step: step(batch)["loss"].numpy(), 4)
     return seconds

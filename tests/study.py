@@ -26,7 +26,7 @@ import train
 from utils import open_run, save_json, start_tensorflow, whole_file
 
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
-            prior_width=96, batch_size=8, evaluations=6, slice_limit=None, demo_people=100, precision="auto")
+            prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100, precision="float32")
 COLUMNS = ("data", "seed", "stage", "factor", "variant", "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
            "used_fraction", "unigram_bits", "bits_train", "bits_validation", "brain_over_positional", "frechet",
@@ -265,7 +265,7 @@ def train_variant(tf, key, flags, folder, changes):
     vqvae, prior = (train.build_vqvae(config, box, config["precision_resolved"]),
                     train.build_prior(config, config["precision_resolved"]))
     train.describe(config, vqvae, prior)
-    seconds = train.time_stages(tf, config, vqvae, prior, box)[stage]
+    seconds = train.time_stages(tf, config, vqvae, prior, box, [stage])[stage]
     config[f"{stage}_steps"] = max(50, round(flags.seconds / seconds))
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
