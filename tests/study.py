@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train
 from utils import open_run, save_json, start_tensorflow, whole_file
 
+REPOSITORY = Path(__file__).parent.parent
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
             prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100, precision="float32")
 COLUMNS = ("data", "seed", "stage", "factor", "variant", "commit", "date", "precision", "parameters", "steps",

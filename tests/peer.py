@@ -1,0 +1,179 @@
+"""The peer: the widely used PyTorch VQ-VAE's design and recipe, on the people of one of our runs; run by hand.
+
+    python tests/peer.py --run brains --out ReducedResults/peer.csv
+    python tests/peer.py --run brains --out ReducedResults/peer.csv --equal steps
+
+Rebuilt in plain Keras from https://github.com/MishaLaskin/vqvae: 128 channels, residual blocks of 32, two of
+them, squared error over the variance of the pixels, a codebook of 512 x 64 trained by gradients, Adam
+with AMSGrad at 3e-4, batches of 32, images in [-1, 1], the whole frame, nothing augmented. A third stride-2
+convolution makes its codes as many as ours would be on the whole frame: 32 x 30 of 9 bits, 8,640 bits. Its two
+residual blocks have weights of their own (there they are one block, by an oversight). It trains for as long,
+or for as many steps, as stage 1 of the run did, and is measured by evaluate.py's functions on the split on which
+the run was evaluated; differences are paired by person.
+"""
+
+import argparse
+import csv
+import datetime
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from utils import load_json, low_precision_candidate, open_run, random_generator, read_slices, start_tensorflow
+
+CHANNELS, RESIDUAL, BLOCKS, NUM_CODES, CODE_DIM = 128, 32, 2, 512, 64
+BATCH_SIZE, LEARNING_RATE, COMMITMENT_COST = 32, 3e-4, 0.25
+COMPARED = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice")
+
+
+def build(height, width, variance):
+    """Encoder, decoder, codebook (D, K), and the training step of a batch (B, H, W, 1) in [0, 1]."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    def residual_stack(x):
+        for _ in range(BLOCKS):
+            inner = layers.Conv2D(RESIDUAL, 3, padding="same", use_bias=False)(layers.ReLU()(x))
+            x = x + layers.Conv2D(CHANNELS, 1, use_bias=False)(layers.ReLU()(inner))
+        return layers.ReLU()(x)
+
+    keras.utils.set_random_seed(0)
+    images = x = keras.Input((height, width, 1))
+    for channels in (CHANNELS // 2, CHANNELS, CHANNELS):
+        x = layers.Conv2D(channels, 4, strides=2, padding="same", activation="relu")(x)
+    x = residual_stack(layers.Conv2D(CHANNELS, 3, padding="same")(x))
+    encoder = keras.Model(images, layers.Conv2D(CODE_DIM, 1, dtype="float32")(x))  # (B, H/8, W/8, D)
+
+    codes = keras.Input((height // 8, width // 8, CODE_DIM))
+    x = residual_stack(layers.Conv2DTranspose(CHANNELS, 3, padding="same")(codes))
+    for channels in (CHANNELS, CHANNELS // 2):
+        x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same", activation="relu")(x)
+    decoder = keras.Model(codes, layers.Conv2DTranspose(1, 4, strides=2, padding="same", dtype="float32")(x))
+
+    codebook = tf.Variable(tf.random.stateless_uniform((CODE_DIM, NUM_CODES), (0, 0), -1 / NUM_CODES, 1 / NUM_CODES))
+    weights = encoder.trainable_variables + decoder.trainable_variables + [codebook]
+    optimizer = keras.optimizers.Adam(LEARNING_RATE, amsgrad=True)
+    optimizer.build(weights)
+
+    def quantize(z_e):
+        flat = tf.reshape(z_e, (-1, CODE_DIM))
+        nearest = tf.argmax(flat @ codebook - 0.5 * tf.reduce_sum(codebook**2, axis=0), axis=-1)
+        return tf.reshape(tf.gather(tf.transpose(codebook), nearest), tf.shape(z_e)), nearest
+
+    @tf.function
+    def train_step(batch):
+        with tf.GradientTape() as tape:
+            z_e = encoder(2 * batch - 1)
+            embedded = quantize(z_e)[0]
+            reconstructions = decoder(z_e + tf.stop_gradient(embedded - z_e))
+            loss = (tf.reduce_mean((2 * batch - 1 - reconstructions) ** 2) / variance
+                    + tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2)
+                    + COMMITMENT_COST * tf.reduce_mean((z_e - tf.stop_gradient(embedded)) ** 2))
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    @tf.function
+    def reconstruct(batch):
+        embedded, nearest = quantize(encoder(2 * batch - 1))
+        return tf.clip_by_value((decoder(embedded) + 1) / 2, 0, 1), nearest
+
+    return train_step, reconstruct
+
+
+def fit(train_step, images, seconds, steps):
+    """Train until the seconds, tracing aside, or the steps are over; returns both as they came out."""
+    order, place, done, start = None, len(images), 0, None
+    while done < steps and (start is None or time.perf_counter() - start < seconds):
+        if place + BATCH_SIZE > len(images):
+            order, place = random_generator(0, "peer order", done).permutation(len(images)), 0
+        batch = images[order[place: place + BATCH_SIZE]].astype("float32") / 255
+        loss, place, done = float(train_step(batch)), place + BATCH_SIZE, done + 1
+        start = start or time.perf_counter()
+        if done % 50 == 0:
+            print(f"{done} steps, {time.perf_counter() - start:.0f} s, loss {loss:.4f}", flush=True)
+    return done, time.perf_counter() - start
+
+
+def measure(reconstruct, images, slices):
+    """The metrics of evaluate.py by person (DataFrame), the share of codes used, and the reconstructions."""
+    import numpy as np
+    import pandas as pd
+
+    from metrics import detail_metrics, image_metrics, parallel
+    from utils import to_bytes
+
+    pairs = [reconstruct(images[start: start + 16].astype("float32") / 255) for start in range(0, len(images), 16)]
+    decoded = np.concatenate([to_bytes(block.numpy()) for block, _ in pairs])
+    used = len(np.unique(np.concatenate([codes for _, codes in pairs]))) / NUM_CODES
+    rows = parallel(lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]),
+                    range(len(images)))
+    return pd.DataFrame(rows).groupby(slices["subject"].to_numpy()).mean(), used, decoded
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", required=True, help="a run of ours that was evaluated")
+    parser.add_argument("--equal", choices=("time", "steps"), default="time", help="as long as its stage 1, or as many")
+    parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
+    parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
+    flags = parser.parse_args()
+    folder, config = open_run(flags.run, stage="vqvae")
+    metrics = load_json(folder / "metrics.json")
+    with open(folder / "history_vqvae.csv", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    tf = start_tensorflow(deterministic=False)
+    import keras
+    import numpy as np
+    import pandas as pd
+    from scipy import stats
+
+    import dataset
+
+    precision = config["precision_resolved"] if low_precision_candidate(tf) else "float32"
+    keras.config.set_dtype_policy(precision)
+    slices = read_slices(folder)
+    parts = {}
+    for split in ("train", metrics["split"]):
+        rows = slices[slices["split"] == split]
+        loaded = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"]))
+        parts[split] = loaded.images[loaded.usable], rows[loaded.usable]
+    images = parts["train"][0]
+    train_step, reconstruct = build(*images.shape[1:3], variance=float(np.var(images / np.float32(127.5))))
+    limit = {"time": (float(last["seconds"]), sys.maxsize), "steps": (float("inf"), int(last["step"]))}[flags.equal]
+    steps, seconds = fit(train_step, images, *limit)
+    theirs, used, decoded = measure(reconstruct, *parts[metrics["split"]])
+    ours = pd.read_csv(folder / "people.csv", dtype={"subject": str}).set_index("subject").loc[theirs.index]
+    out, rows = Path(flags.out), []
+    bits = images.shape[1] // 8 * (images.shape[2] // 8) * float(np.log2(NUM_CODES))
+    for name in COMPARED:
+        difference = ours[name] - theirs[name]
+        margin = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
+        rows.append({"date": f"{datetime.date.today()}", "run": folder.name, "split": metrics["split"],
+                     "people": len(difference), "equal": flags.equal, "precision": precision, "peer_steps": steps,
+                     "peer_seconds": round(seconds), "peer_bits_per_image": bits,
+                     "our_bits_per_image": metrics["rate"]["bits_per_image"], "peer_codes_used": round(used, 4),
+                     "metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(),
+                     "difference": difference.mean(), "low": difference.mean() - margin,
+                     "high": difference.mean() + margin})
+    table = pd.DataFrame(rows)
+    print(table.iloc[:, 11:].to_string(index=False, float_format="%.4f"))
+    if out.exists():
+        table = pd.concat([pd.read_csv(out), table])
+    table.to_csv(out, index=False, float_format="%.5g")
+    if flags.figure:
+        from utils import image_sheet, load_models
+
+        box, (originals, shown) = dataset.Box(*config["crop_box"]), parts[metrics["split"]]
+        middle = np.flatnonzero(shown["position"] == shown["position"].median().round())[:8]
+        vqvae = load_models(folder, prior=False)[0]
+        mine = dataset.paste(np.asarray(vqvae(dataset.crop(originals[middle], box).astype("float32") / 255)), box,
+                             tuple(config["frame"]))
+        image_sheet(flags.figure, np.concatenate([originals[middle] / 255, decoded[middle][..., None] / 255, mine]),
+                    len(middle), row_names=("original", "peer", "ours"))
+
+
+if __name__ == "__main__":
+    main()
