@@ -149,6 +149,16 @@ def undilated():
     modules.choose_dilations = lambda grid, num_layers: [1] * num_layers
 
 
+def replace_prior(variant):
+    """Put another class in the prior's place, for building and for loading."""
+    import keras
+
+    import modules
+
+    keras.saving.register_keras_serializable("brains", "GatedPixelCNN")(variant)
+    modules.GatedPixelCNN = variant
+
+
 def corrupted(share):
     """Patch: a share of the codes that the prior sees in training is replaced by random ones."""
     import tensorflow as tf
@@ -162,8 +172,98 @@ def corrupted(share):
                 codes = tf.where(tf.random.stateless_uniform(tf.shape(codes), seed + 701) < share, others, codes)
             return super().call(codes, label, position, augmentation, seed)
 
-    Corrupted.__name__ = "GatedPixelCNN"
-    modules.GatedPixelCNN = Corrupted
+    replace_prior(Corrupted)
+
+
+def full_pass_prior():
+    """The prior, sampled by one full pass per code: for variants that the cached sampler does not know."""
+    import tensorflow as tf
+
+    import modules
+
+    class FullPass(modules.GatedPixelCNN):
+        def sample(self, uniforms, label, position, **_):
+            uniforms, codes = tf.convert_to_tensor(uniforms), tf.zeros(uniforms.shape, tf.int32)
+            logits_of = tf.function(lambda codes: self.call(codes, label, position))
+            (h, w), total = self.grid, 0.0
+            for place in range(h * w):
+                logits = logits_of(codes)[:, place // w, place % w]
+                drawn = modules.draw(logits, uniforms[:, place // w, place % w])
+                codes += drawn[:, None, None] * tf.reshape(tf.one_hot(place, h * w, dtype=tf.int32), (1, h, w))
+                total += tf.gather(tf.nn.log_softmax(logits), drawn, batch_dims=1)
+            return codes, total
+
+    return FullPass
+
+
+def attention():
+    """Patch: one causal attention layer of 4 heads after half of the gated layers, on the horizontal stack."""
+    import tensorflow as tf
+    from keras import ops
+
+    class Attending(full_pass_prior()):
+        def build(self, shape=None):
+            if not self.built:
+                def weight(name, shape, initializer="glorot_uniform"):
+                    return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+                self.attention_in = weight("attention_in", (self.width, 3 * self.width))
+                self.attention_out = weight("attention_out", (self.width, self.width), "zeros")
+            super().build(shape)
+
+        def attend(self, x):
+            (h, w), width, heads = self.grid, self.width, 4
+            merged = ops.matmul(ops.reshape(x, (-1, h * w, width)), ops.cast(self.attention_in, x.dtype))
+            query, key, value = (ops.transpose(ops.reshape(part, (-1, h * w, heads, width // heads)), (0, 2, 1, 3))
+                                 for part in ops.split(merged, 3, axis=-1))  # (B, heads, h w, C / heads)
+            scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32") / (width // heads) ** 0.5
+            scores += -1e9 * (1 - tf.linalg.band_part(tf.ones((h * w, h * w)), -1, 0))  # the shift made it causal
+            seen = ops.matmul(ops.cast(ops.softmax(scores), x.dtype), value)
+            seen = ops.reshape(ops.transpose(seen, (0, 2, 1, 3)), (-1, h, w, width))
+            return x + ops.matmul(seen, ops.cast(self.attention_out, x.dtype))
+
+        def logits(self, cells, condition, seed=None):
+            middle = self.stack[len(self.stack) // 2]
+            plain = type(middle).call
+
+            def call(vertical, horizontal, condition, seed=None):
+                return plain(middle, vertical, self.attend(horizontal), condition, seed)
+
+            middle.call = call
+            return super().logits(cells, condition, seed)
+
+    replace_prior(Attending)
+
+
+def kernel_5():
+    """Patch: kernels that see three rows and five columns (vertical), three columns (horizontal)."""
+    from keras import ops
+
+    import modules
+
+    replace_prior(full_pass_prior())
+
+    def build(self, shape):
+        plain(self, shape)
+        self.vertical_kernel.trainable = self.horizontal_kernel.trainable = False  # these take their places
+        self.vertical_kernel = self.add_weight(name="vertical_5", shape=(3, 5, self.width, 2 * self.width))
+        self.horizontal_kernel = self.add_weight(name="horizontal_5", shape=(1, 3, self.width, 2 * self.width))
+
+    def call(self, vertical, horizontal, condition, seed=None):
+        d = self.dilation
+        to_vertical, to_horizontal = self.conditions(condition)
+        padded = ops.pad(vertical, ((0, 0), (2 * d, 0), (2 * d, 2 * d), (0, 0)))
+        v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d) + self.vertical_bias
+        v = v + to_vertical[:, None, None]
+        padded = ops.pad(horizontal, ((0, 0), (0, 0), (2 * d, 0), (0, 0)))
+        h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)
+        h = h + modules.dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None, None]
+        gated = modules.gate(h)
+        if seed is not None and self.dropout:
+            gated = modules.drop_channels(gated, self.dropout, seed)
+        return modules.gate(v), *self.leave(horizontal, gated)
+
+    plain, modules.GatedLayer.build, modules.GatedLayer.call = modules.GatedLayer.build, build, call
 
 
 def unconditional():
@@ -236,6 +336,8 @@ def variants():
         prior("conditions", "no label, no position", unconditional),
         prior("conditions", "augmentation not told", untold_augmentation),
         prior("learnt positions", "none", no_grid_embedding),
+        prior("attention", "one causal layer of 4 heads", attention),
+        prior("kernel", "5 columns instead of 3", kernel_5),
         prior("learning rate", "0.004", learning_rate=4e-3),
         prior("learning rate", "0.001", learning_rate=1e-3),
     ]
