@@ -299,6 +299,23 @@ def no_grid_embedding():
     modules.GatedPixelCNN.build = built
 
 
+def only_people(count):
+    """Patch: train on ``count`` people, evenly drawn, and judge on the same 9 (real) or 20 (simulated) ever."""
+    import numpy as np
+
+    import dataset
+
+    def split(slices, seed, **options):
+        slices = plain(slices, seed, **options)
+        for part, most in (("train", count), ("validation", 20)):
+            people = slices[slices["split"] == part].sort_values("label")["subject"].unique()
+            kept = people[np.linspace(0, len(people) - 1, min(most, len(people))).round().astype(int)]
+            slices = slices[(slices["split"] != part) | slices["subject"].isin(kept)]
+        return slices.reset_index(drop=True)
+
+    plain, dataset.split_by_subject = dataset.split_by_subject, split
+
+
 def variants():
     """(stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
     def vqvae(factor, variant, patch=None, **changes):
@@ -306,6 +323,10 @@ def variants():
 
     def prior(factor, variant, patch=None, **changes):
         return "prior", factor, variant, changes, patch
+
+    def people(data, counts, **changes):
+        return [(f"both, {data}", "people", f"{count} people", changes, partial(only_people, count))
+                for count in counts]
 
     losses = ("squared", "absolute", "absolute + 0.1 (1 - SSIM)", "pyramid + 0.1 focal frequency",
               "pyramid + energy 0.5", "pyramid + energy 1")
@@ -338,6 +359,8 @@ def variants():
         prior("learnt positions", "none", no_grid_embedding),
         prior("attention", "one causal layer of 4 heads", attention),
         prior("kernel", "5 columns instead of 3", kernel_5),
+        *people("brains", (10, 20, 40, 49)),
+        *people("demo", (50, 200, 800), demo_people=1200),
         prior("learning rate", "0.004", learning_rate=4e-3),
         prior("learning rate", "0.001", learning_rate=1e-3),
     ]
@@ -349,10 +372,11 @@ def variants():
 def train_variant(tf, key, flags, folder, changes):
     """Train one variant for the budget, by train.py's own functions; returns its config."""
     data, seed, stage = key[:3]
+    stages = ["vqvae", "prior"] if stage.startswith("both") else [stage]
     train.PRESETS["study"] = BASE | {"vqvae_steps": 1, "prior_steps": 1} | changes
     config = train.COMMON | train.PRESETS["study"] | {
         "seed": seed, "preset": "study", "source": None, "data": None if data == "demo" else flags.data,
-        "stages": {"vqvae": "wanted", "prior": "not wanted"}, "finished": False}
+        "stages": dict.fromkeys(("vqvae", "prior"), "wanted"), "finished": False}
     config["image_size"] = list(config["image_size"])
     if stage == "prior":
         source, old = open_run(str(row_folder((data, seed, "vqvae", "base", "base"), flags)), stage="vqvae")
@@ -367,16 +391,17 @@ def train_variant(tf, key, flags, folder, changes):
     vqvae, prior = (train.build_vqvae(config, box, config["precision_resolved"]),
                     train.build_prior(config, config["precision_resolved"]))
     train.describe(config, vqvae, prior)
-    seconds = train.time_stages(tf, config, vqvae, prior, box, [stage])[stage]
-    config[f"{stage}_steps"] = max(50, round(flags.seconds / seconds))
+    for name, seconds in train.time_stages(tf, config, vqvae, prior, box, stages).items():
+        config[f"{name}_steps"] = max(50, round(flags.seconds / seconds))
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
     if stage == "prior":
         (folder / "vqvae.keras").write_bytes((Path(config["source"]) / "vqvae.keras").read_bytes())
-    (train.train_vqvae if stage == "vqvae" else train.train_prior)(tf, config, folder, parts, box)
-    config["stages"][stage] = "finished"
-    save_json(folder / "config.json", config)
+    for name in stages:
+        (train.train_vqvae if name == "vqvae" else train.train_prior)(tf, config, folder, parts, box)
+        config["stages"][name] = "finished"
+        save_json(folder / "config.json", config)
     return config
 
 
@@ -427,12 +452,17 @@ def make_row(key, flags):
         patch()
     folder = row_folder(key, flags)
     config = train_variant(tf, key, flags, folder, changes)
-    with open(folder / f"history_{stage}.csv", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
-    measured = (measure_vqvae if stage == "vqvae" else measure_prior)(flags, folder)
+    histories, measured = [], {}
+    for name, measure in (("vqvae", measure_vqvae), ("prior", measure_prior)):
+        if stage == name or stage.startswith("both"):
+            with open(folder / f"history_{name}.csv", encoding="utf-8") as file:
+                histories.append(list(csv.DictReader(file))[-1])
+            measured |= measure(flags, folder)
     row = dict(zip(COLUMNS[:5], key, strict=True)) | {
         "commit": code_commit(), "date": f"{datetime.date.today()}", "precision": config["precision_resolved"],
-        "parameters": config[f"{stage}_parameters"], "steps": last["step"], "seconds": float(last["seconds"]),
+        "parameters": config[f"{stage}_parameters"] if len(histories) == 1 else "",
+        "steps": " + ".join(row["step"] for row in histories),
+        "seconds": sum(float(row["seconds"]) for row in histories),
         "bits_per_image": config["bits_per_image"]} | measured
     return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
 
@@ -495,6 +525,8 @@ def main():
             continue
         for seed in range(flags.seeds):
             for data in flags.datasets:
+                if stage.startswith("both") and data not in stage:
+                    continue
                 key = (data, seed, stage, factor, variant)
                 if any(tuple(row[name] for name in COLUMNS[:5]) == tuple(map(str, key)) for row in read_rows(out)):
                     continue
