@@ -359,6 +359,9 @@ def variants():
         prior("learnt positions", "none", no_grid_embedding),
         prior("attention", "one causal layer of 4 heads", attention),
         prior("kernel", "5 columns instead of 3", kernel_5),
+        *[("sampling", "temperature", f"{value}", {"temperature": value}, None) for value in (0.8, 0.9, 0.95, 1.05)],
+        *[("sampling", "top-k", f"{value}", {"top_k": value}, None) for value in (16, 64)],
+        *[("sampling", "top-p", f"{value}", {"top_p": value}, None) for value in (0.9, 0.97, 0.99)],
         *people("brains", (10, 20, 40, 49)),
         *people("demo", (50, 200, 800), demo_people=1200),
         prior("learning rate", "0.004", learning_rate=4e-3),
@@ -419,8 +422,11 @@ def measure_vqvae(flags, folder):
         "unigram_bits": unigram_bits_per_code(training["codes"], held_out["codes"], run.num_codes)}
 
 
-def measure_prior(flags, folder):
-    """Likelihood of the validation people's codes, and one set of samples beside their reconstructions."""
+def measure_prior(flags, folder, **sampling):
+    """Likelihood of the validation people's codes, and one set of samples beside their reconstructions.
+
+    ``sampling`` is the temperature, top_k or top_p of the samples, 1 and none without.
+    """
     import numpy as np
 
     import evaluate
@@ -428,6 +434,9 @@ def measure_prior(flags, folder):
 
     asked = SimpleNamespace(run=str(folder), data=None, seed=0, split="validation", quick=True)
     run = evaluate.Run(asked)
+    if sampling:
+        run.prior.sample = partial(run.prior.sample, **sampling)
+        run.cached = lambda name, content, compute: compute()  # the cache knows temperature 1 only
     parts = {split: run.load(split, frames=split == "validation") for split in ("train", "validation")}
     baseline = evaluate.PositionalBaseline(parts["train"], parts["validation"], run.num_codes)
     prior = evaluate.measure_codes(run, parts, "validation", baseline)[3]
@@ -451,8 +460,12 @@ def make_row(key, flags):
     if patch:
         patch()
     folder = row_folder(key, flags)
-    config = train_variant(tf, key, flags, folder, changes)
     histories, measured = [], {}
+    if stage == "sampling":
+        folder, config = open_run(str(row_folder((data, seed, "prior", "base", "base"), flags)))
+        measured = measure_prior(flags, folder, **changes)
+    else:
+        config = train_variant(tf, key, flags, folder, changes)
     for name, measure in (("vqvae", measure_vqvae), ("prior", measure_prior)):
         if stage == name or stage.startswith("both"):
             with open(folder / f"history_{name}.csv", encoding="utf-8") as file:
@@ -460,9 +473,9 @@ def make_row(key, flags):
             measured |= measure(flags, folder)
     row = dict(zip(COLUMNS[:5], key, strict=True)) | {
         "commit": code_commit(), "date": f"{datetime.date.today()}", "precision": config["precision_resolved"],
-        "parameters": config[f"{stage}_parameters"] if len(histories) == 1 else "",
+        "parameters": config.get(f"{stage}_parameters", ""),
         "steps": " + ".join(row["step"] for row in histories),
-        "seconds": sum(float(row["seconds"]) for row in histories),
+        "seconds": float(sum(float(row["seconds"]) for row in histories)),
         "bits_per_image": config["bits_per_image"]} | measured
     return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
 
