@@ -520,26 +520,23 @@ def describe(config, vqvae, prior):
           f"receptive field {up} rows up, {sideways} columns to each side")
 
 
-def time_stages(tf, config, vqvae, prior, box, stages=("vqvae", "prior")):
-    """Seconds of one step of each of the stages on random images, tracing aside."""
+def stage_steps(tf, config, vqvae, prior, box):
+    """For each stage a call without arguments that takes one step on random images, and waits for it."""
     size = config["batch_size"]
     batch = {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
              "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
              "augmentation": tf.zeros((size, 6))}
     steps = {"vqvae": tf.function(vqvae.train_step),
              "prior": tf.function(lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}))}
-    seconds = {}
-    for name in stages:
-        step = steps[name]
-        step(batch)
-        seconds[name] = time_steps(lambda step=step: step(batch)["loss"].numpy(), 4)
-    return seconds
+    return {name: lambda step=step: step(batch)["loss"].numpy() for name, step in steps.items()}
 
 
 def estimate_time(tf, config, vqvae, prior, box):
     """Measure a few steps of both stages and print how long the run would take."""
     total = 0.0
-    for name, seconds in time_stages(tf, config, vqvae, prior, box).items():
+    for name, step in stage_steps(tf, config, vqvae, prior, box).items():
+        step()
+        seconds = time_steps(step, 4)
         total += seconds * config[f"{name}_steps"]
         print(f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
               f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes")

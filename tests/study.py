@@ -2,11 +2,13 @@
 
     python tests/study.py --data ../shared/data/brains
 
-Every variant is trained for the same time at 128x120 pixels on the slices of --data and on the demo cohort
-(steps = budget / measured time of a step), in a process of its own, and measured on validation people by
-evaluate.py's own functions. Its row goes to --out at once, and is committed there with --commit; rows that
-are there already are skipped, so a study that was stopped goes on where it was. Variants of the prior start
-from copies of the base's VQ-VAE. What is tried but not kept lives here and nowhere else.
+Every variant is trained for the same time at 128x120 pixels on the slices of --data and on the demo cohort:
+the base for --seconds, a variant for the base's steps times the ratio of their seconds per step, measured in
+turns, for a machine's speed varies more than that from minute to minute. Each is trained in a process of its
+own and measured on validation people by evaluate.py's own functions. Its row goes to --out at once, and is
+committed there with --commit; rows that are there already are skipped, so a study that was stopped goes on
+where it was. Variants of the prior start from copies of the base's VQ-VAE. What is tried but not kept lives
+here and nowhere else.
 """
 
 import argparse
@@ -372,34 +374,64 @@ def variants():
 # ---- one row ------------------------------------------------------------------------------------
 
 
-def train_variant(tf, key, flags, folder, changes):
-    """Train one variant for the budget, by train.py's own functions; returns its config."""
+def prepare(tf, key, flags, changes):
+    """The config of one variant, its slices and parts, crop box, and models."""
     data, seed, stage = key[:3]
-    stages = ["vqvae", "prior"] if stage.startswith("both") else [stage]
     train.PRESETS["study"] = BASE | {"vqvae_steps": 1, "prior_steps": 1} | changes
     config = train.COMMON | train.PRESETS["study"] | {
         "seed": seed, "preset": "study", "source": None, "data": None if data == "demo" else flags.data,
         "stages": dict.fromkeys(("vqvae", "prior"), "wanted"), "finished": False}
-    config["image_size"] = list(config["image_size"])
     if stage == "prior":
         source, old = open_run(str(row_folder((data, seed, "vqvae", "base", "base"), flags)), stage="vqvae")
         config = old | train.PRESETS["study"] | {"source": str(source), "stages": {"vqvae": "finished",
                                                                                  "prior": "wanted"}}
-        config["image_size"] = list(config["image_size"])
+    config["image_size"] = list(config["image_size"])
     import dataset
 
     slices, parts = train.prepare_data(config)
     box = dataset.Box(*config["crop_box"])
     config["precision_resolved"] = train.choose_precision(tf, config, box)
-    vqvae, prior = (train.build_vqvae(config, box, config["precision_resolved"]),
-                    train.build_prior(config, config["precision_resolved"]))
-    train.describe(config, vqvae, prior)
-    for name, seconds in train.time_stages(tf, config, vqvae, prior, box, stages).items():
-        config[f"{name}_steps"] = max(50, round(flags.seconds / seconds))
+    models = (train.build_vqvae(config, box, config["precision_resolved"]),
+              train.build_prior(config, config["precision_resolved"]))
+    return config, slices, parts, box, models
+
+
+def base_of(tf, key, flags):
+    """For each stage of a row the steps that its base took, and a call that takes one of them."""
+    rows = [row for row in read_rows(Path(flags.out).absolute())
+            if row["variant"] == "base" and (row["data"], row["seed"]) == (key[0], str(key[1]))]
+    if key[4] == "base":
+        return {}
+    config, _, _, box, models = prepare(tf, key, flags, {})
+    calls = train.stage_steps(tf, config, *models, box)
+    base = {row["stage"]: (int(row["steps"]), calls[row["stage"]]) for row in rows
+            if key[2] == row["stage"] or key[2].startswith("both")}
+    for _, call in base.values():
+        call()  # traced now, before the patch of the variant
+    return base
+
+
+def steps_of(call, base, seconds):
+    """The steps of a variant: what the base had in as long, or what the seconds hold."""
+    call()
+    if base is None:
+        return round(seconds / train.time_steps(call, 4))
+    pairs = [(train.time_steps(base[1], 1), train.time_steps(call, 1)) for _ in range(10)]
+    return round(base[0] * min(first for first, _ in pairs) / min(second for _, second in pairs))
+
+
+def train_variant(tf, key, flags, folder, changes, base):
+    """Train one variant for the budget, by train.py's own functions; returns its config."""
+    stages = ["vqvae", "prior"] if key[2].startswith("both") else [key[2]]
+    config, slices, parts, box, models = prepare(tf, key, flags, changes)
+    train.describe(config, *models)
+    calls = train.stage_steps(tf, config, *models, box)
+    for name in stages:
+        config[f"{name}_steps"] = steps_of(calls[name], base.get(name), flags.seconds)
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
-    if stage == "prior":
+    if stages == ["prior"]:
         (folder / "vqvae.keras").write_bytes((Path(config["source"]) / "vqvae.keras").read_bytes())
     for name in stages:
         (train.train_vqvae if name == "vqvae" else train.train_prior)(tf, config, folder, parts, box)
@@ -457,6 +489,7 @@ def make_row(key, flags):
     data, seed, stage, factor, variant = key
     changes, patch = next(found[3:] for found in variants() if found[:3] == (stage, factor, variant))
     tf = start_tensorflow()
+    base = base_of(tf, key, flags) if stage != "sampling" else {}
     if patch:
         patch()
     folder = row_folder(key, flags)
@@ -465,7 +498,7 @@ def make_row(key, flags):
         folder, config = open_run(str(row_folder((data, seed, "prior", "base", "base"), flags)))
         measured = measure_prior(flags, folder, **changes)
     else:
-        config = train_variant(tf, key, flags, folder, changes)
+        config = train_variant(tf, key, flags, folder, changes, base)
     for name, measure in (("vqvae", measure_vqvae), ("prior", measure_prior)):
         if stage == name or stage.startswith("both"):
             with open(folder / f"history_{name}.csv", encoding="utf-8") as file:
