@@ -489,6 +489,7 @@ def make_row(key, flags):
     data, seed, stage, factor, variant = key
     changes, patch = next(found[3:] for found in variants() if found[:3] == (stage, factor, variant))
     tf = start_tensorflow()
+    remember_images()
     base = base_of(tf, key, flags) if stage != "sampling" else {}
     if patch:
         patch()
@@ -511,6 +512,21 @@ def make_row(key, flags):
         "seconds": float(sum(float(row["seconds"]) for row in histories)),
         "bits_per_image": config["bits_per_image"]} | measured
     return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def remember_images():
+    """Decode each list of slices once in this process."""
+    import dataset
+
+    plain, seen = dataset.load_images, {}
+
+    def load_images(root, paths, image_size=None):
+        key = (str(root), tuple(paths), tuple(image_size or ()))
+        if key not in seen:
+            seen[key] = plain(root, paths, image_size)
+        return seen[key]
+
+    dataset.load_images = load_images
 
 
 def row_folder(key, flags):
