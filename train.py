@@ -11,16 +11,23 @@ import os
 import platform
 import shutil
 import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from utils import (
+    Interrupted,
     Parser,
     UserError,
+    checkpoints,
+    finishing_step,
     git_commit,
+    load_checkpoint,
     load_json,
     load_models,
+    locked,
     low_precision_candidate,
-    making_folder,
+    new_folder,
     number,
     open_run,
     processor,
@@ -28,6 +35,7 @@ from utils import (
     read_slices,
     run_folder,
     run_script,
+    save_checkpoint,
     save_json,
     save_model,
     start_tensorflow,
@@ -53,7 +61,7 @@ PRESETS = {
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
-              metadata=None, subject_pattern=None)
+              metadata=None, subject_pattern=None, checkpoint_minutes=5.0)
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
 VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook",
                "vqvae_width", "residual_blocks", "vqvae_steps")
@@ -89,6 +97,9 @@ def parse_flags(argv):
     group.add_argument("--stage", choices=("vqvae", "prior", "all"), default="all",
                        help="prior: go on with a --run whose VQ-VAE is done (default all)")
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
+    group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, which goes with no other flag")
+    group.add_argument("--checkpoint-minutes", type=number(float, 0, 1e6), metavar="MINUTES",
+                       help="how often the whole state is saved (default 5)")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
     group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
                        help="auto times bfloat16 where it could be faster (default auto)")
@@ -129,6 +140,8 @@ def resolve_config(flags):
     flags = dict(flags)
     stage, source_name, run = flags.pop("stage"), flags.pop("vqvae", None), flags.pop("run", None)
     flags.pop("dry_run", None)
+    if "resume" in flags:
+        return resumed_config(flags, stage, source_name, run)
     if stage == "prior" and run is None:
         raise UserError("--stage prior needs --run: the run whose VQ-VAE is done")
     if stage == "vqvae" and source_name is not None:
@@ -165,11 +178,27 @@ def resolve_config(flags):
     return folder, config
 
 
+def resumed_config(flags, stage, source_name, run):
+    """The folder and config of the run that --resume names."""
+    name = flags.pop("resume")
+    minutes = flags.pop("checkpoint_minutes", None)
+    if flags or stage != "all" or source_name or run:
+        raise UserError("--resume goes on as the run began, and goes with no other flag than --checkpoint-minutes")
+    folder = run_folder(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"there is no run at {folder}: start one with python train.py --run {name}")
+    config = load_json(folder / "config.json")
+    return folder, config | ({"checkpoint_minutes": minutes} if minutes is not None else {})
+
+
 def refuse_taken(folder):
     """Raise a UserError unless ``folder`` is new or empty, and can be written."""
     if folder.is_dir() and any(folder.iterdir()):
         config = load_json(folder / "config.json") if (folder / "config.json").is_file() else None
-        state = "is not a run" if config is None else f"is {'a ' if config.get('finished') else 'an un'}finished run"
+        if config is not None and "wanted" in config.get("stages", {}).values():
+            raise UserError(f"{folder} is an unfinished run and is left alone: go on with --resume {folder}, or choose "
+                            "another name with --run")
+        state = "is not a run" if config is None else "is a finished run"
         raise UserError(f"{folder} {state} and is left alone: choose another name with --run, or remove it")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -179,8 +208,11 @@ def refuse_taken(folder):
 # ---- data -------------------------------------------------------------------------------------
 
 
-def prepare_data(config):
+def prepare_data(config, known=None):
     """Find, split, check and load the slices; complete the config with what was found.
+
+    Args:
+        known: folder of the run whose slices.csv and config hold all that already.
 
     Returns:
         slices: DataFrame (path, subject, slice, position, label, split) of every usable slice.
@@ -196,13 +228,15 @@ def prepare_data(config):
         config["data"] = make_demo(config["demo_people"], config["image_size"])
     manifest = Path(config["data"]) / "manifest.json"
     config["simulated"] = manifest.is_file() and bool(load_json(manifest).get("simulated"))
-    slices = read_slices(Path(config["source"])) if config["source"] else find_people(config)
-
-    used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
-                           for split in ("train", "validation")])
-    loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
-    unusable = slices.index[used[~loaded.usable]]
-    used_rows = slices.loc[slices.index[used[loaded.usable]]]  # train, then validation
+    slices = read_slices(Path(known)) if known else find_people(config)
+    while True:  # again without those that cannot be used, so that whoever reads slices.csv picks the same
+        used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
+                               for split in ("train", "validation")])  # train, then validation
+        loaded = dataset.load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
+        used_rows = slices.iloc[used]
+        if loaded.usable.all():
+            break
+        slices = slices.drop(index=slices.index[used[~loaded.usable]])
     parts, start = {}, 0
     for split in ("train", "validation"):
         rows = used_rows[used_rows["split"] == split]
@@ -211,9 +245,11 @@ def prepare_data(config):
         parts[split] = {"images": loaded.images[start: start + len(rows)], "slices": rows,
                         "brain_boxes": loaded.brain_boxes[start: start + len(rows)]}
         start += len(rows)
-    slices = slices.drop(index=unusable)
-    if not config["source"]:
+    if not known:
         config.update(describe_data(config, slices, parts["train"]), data_fingerprint=loaded.fingerprint)
+    elif config["data_fingerprint"] != loaded.fingerprint:
+        raise UserError(f"the slices in {config['data']} are not those that {known} was trained on: put them back, or "
+                        "start a new run")
     for part in parts.values():
         part["columns"] = condition_ids(part["slices"], config["labels"])
     outside = dataset.outside(loaded.brain_boxes, dataset.Box(*config["crop_box"])).sum()
@@ -324,21 +360,27 @@ def build_prior(config, precision, vqvae_sha256=""):
 
 
 class Stage:
-    """The training loop that both stages share: steps, evaluations, the best weights, logs.
+    """The training loop that both stages share: steps, evaluations, the best weights, logs, checkpoints.
+
+    Everything that the next step depends on is in a checkpoint, and everything drawn is a function of the
+    step: a run that was stopped and resumed ends in the same bytes as one that was not.
 
     Args:
         name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
         step: batch -> dict of metrics of the batch; one optimizer step.
         evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
         pictures: () -> dict of name -> images (N, H, W, 1) for TensorBoard.
+        checkpoint_minutes: how often the state is saved.
     """
 
-    def __init__(self, tf, folder, name, model, step, evaluate, pictures):
+    def __init__(self, tf, folder, name, model, step, evaluate, pictures, checkpoint_minutes):
         import modules
 
         self.tf, self.folder, self.name, self.model = tf, folder, name, model
-        self.evaluate, self.pictures = evaluate, pictures
+        self.evaluate, self.pictures, self.checkpoint_minutes = evaluate, pictures, checkpoint_minutes
         self.average = modules.WeightAverage(model, AVERAGE_DECAY)
+        model.optimizer.build(model.trainable_variables)
+        self.state = {"step": 0, "best": None, "worse": 0, "seconds": 0.0, "history": [], "recent": []}
 
         @tf.function
         def step_and_average(batch):
@@ -348,48 +390,92 @@ class Stage:
 
         self.step = step_and_average
 
-    def fit(self, batches, steps, evaluations, batch_size):
-        """Train for ``steps``; leave the best averaged weights in the model's file."""
-        every = -(-steps // evaluations)
-        best, worse, history = float("inf"), 0, []
+    def variables(self):
+        """All that a step changes."""
+        return [*self.model.variables, *self.model.optimizer.variables, *self.average.averages, self.average.updates]
+
+    def save(self):
+        """Write a checkpoint of this instant."""
+        save_checkpoint(self.folder / "checkpoints", self.name, self.state["step"], self.variables(), self.state)
+
+    def restore(self):
+        """Go back to the newest sound checkpoint of this stage, if there is one."""
+        arrays, state = load_checkpoint(self.folder / "checkpoints", self.name)
+        if state is not None:
+            for variable, array in zip(self.variables(), arrays, strict=True):
+                variable.assign(array)
+            self.state = state
+            print(f"{self.name}: going on after step {state['step']}")
+
+    def fit(self, batches_from, steps, evaluations, batch_size):
+        """Train until ``steps``; leave the best averaged weights in the model's file.
+
+        ``batches_from`` gives the batches from a step (counted from 0) on.
+        """
+        self.restore()
+        state, every = self.state, -(-steps // evaluations)
         writer = self.tf.summary.create_file_writer(str(self.folder / "tensorboard" / self.name))
-        bar = progress(total=steps * batch_size, unit=" slices", desc=self.name, unit_scale=False)
-        start, evaluating, recent, held_out = time.perf_counter(), 0.0, [], {}
-        for step, batch in zip(range(1, steps + 1), batches, strict=False):
-            recent.append({key: float(value) for key, value in self.step(batch).items() if value.shape == ()})
-            bar.update(batch_size)
-            if step % 10 == 0:
-                bar.set_postfix(recent[-1] | {f"held-out {key}": value for key, value in held_out.items()})
-            if step % every and step != steps:
-                continue
-            training = {key: sum(row[key] for row in recent) / len(recent) for key in recent[0]}
-            if not all(value == value and abs(value) != float("inf") for value in training.values()):
-                raise UserError(f"the loss of {self.name} is not a number at step {step}: lower --learning-rate")
-            before = time.perf_counter()
-            rate = step * batch_size / (before - start - evaluating)
-            self.average.swap()
-            held_out = self.evaluate()
-            improved = held_out["loss"] < best
-            if improved:
-                best, worse = held_out["loss"], 0
-                save_model(self.model, self.folder / f"{self.name}.keras")
-            else:
-                worse += 1
-            row = {"step": step, **training, **{f"validation_{key}": value for key, value in held_out.items()},
-                   "slices_per_second": rate, "seconds": before - start}
-            history.append(row)
-            self.log(writer, history)
-            self.average.swap()
-            evaluating += time.perf_counter() - before
-            bar.write(f"{self.name} {step}/{steps}: loss {training['loss']:.4f}; validation "
-                      + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
-                      + f"; {rate:.1f} slices/s" + ("" if improved else " (not the best)"))
-            recent = []
-            if worse >= PATIENCE:
-                bar.write(f"{self.name}: no better for {PATIENCE} evaluations, stopped early")
-                break
+        bar = progress(total=steps * batch_size, initial=state["step"] * batch_size, unit=" slices", desc=self.name,
+                       unit_scale=False)
+        start, evaluating, first, held_out = time.perf_counter(), 0.0, state["step"], {}
+        saved, before_stop = start, state["seconds"]
+        numbers = range(first + 1, first + 1 if state["worse"] >= PATIENCE else steps + 1)
+        with finishing_step() as signals:
+            for step, batch in zip(numbers, batches_from(first), strict=False):
+                metrics = {key: float(value) for key, value in self.step(batch).items() if value.shape == ()}
+                if not all(value == value and abs(value) != float("inf") for value in metrics.values()):
+                    kept = next(iter(checkpoints(self.folder / "checkpoints", self.name)), "none was made yet")
+                    raise UserError(f"the loss of {self.name} is not a number at step {step} (last good checkpoint: "
+                                    f"{kept}): start a new run with a lower --learning-rate")
+                state["step"] = step
+                state["recent"].append(metrics)
+                bar.update(batch_size)
+                if step % 10 == 0:
+                    bar.set_postfix(metrics | {f"held-out {key}": value for key, value in held_out.items()})
+                if step % every == 0 or step == steps:
+                    before = time.perf_counter()
+                    rate = (step - first) * batch_size / (before - start - evaluating)
+                    state["seconds"] = before_stop + before - start
+                    held_out = self.look(writer, bar, rate)
+                    evaluating += time.perf_counter() - before
+                if state["worse"] >= PATIENCE:
+                    bar.write(f"{self.name}: no better for {PATIENCE} evaluations, stopped early")
+                    break
+                if signals:
+                    break
+                if time.perf_counter() - saved > 60 * self.checkpoint_minutes:
+                    self.save()
+                    saved = time.perf_counter()
+            if state["step"] > first:
+                self.save()
         bar.close()
         writer.close()
+        if signals:
+            raise Interrupted(signals[0], f"{self.name} was stopped after step {state['step']} and saved: go on with "
+                                          f"python train.py --resume {self.folder}")
+
+    def look(self, writer, bar, rate):
+        """Evaluate the averaged weights, keep them if they are the best, and write a row of history."""
+        state = self.state
+        training = {key: sum(row[key] for row in state["recent"]) / len(state["recent"]) for key in state["recent"][0]}
+        self.average.swap()
+        held_out = self.evaluate()
+        improved = state["best"] is None or held_out["loss"] < state["best"]
+        if improved:
+            state["best"], state["worse"] = held_out["loss"], 0
+            save_model(self.model, self.folder / f"{self.name}.keras")
+        else:
+            state["worse"] += 1
+        state["history"].append({
+            "step": state["step"], **training, **{f"validation_{key}": value for key, value in held_out.items()},
+            "slices_per_second": rate, "seconds": state["seconds"]})
+        self.log(writer, state["history"])
+        self.average.swap()
+        bar.write(f"{self.name} {state['step']}: loss {training['loss']:.4f}; validation "
+                  + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
+                  + f"; {rate:.1f} slices/s" + ("" if improved else " (not the best)"))
+        state["recent"] = []
+        return held_out
 
     def log(self, writer, history):
         """Write the history so far, and the newest row and pictures for TensorBoard."""
@@ -441,10 +527,10 @@ def train_vqvae(tf, config, folder, parts, box):
         return metrics
 
     stage = Stage(tf, folder, "vqvae", vqvae, step, evaluate,
-                  lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]})
-    slices = dataset.training_batches(train["images"], train["columns"], config["batch_size"], config["seed"], box,
-                                      augmented=config["augment"], flip=config["flip"], purpose="vqvae")
-    stage.fit(slices, config["vqvae_steps"], config["evaluations"], config["batch_size"])
+                  lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]},
+                  config["checkpoint_minutes"])
+    stage.fit(training_batches(config, train, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
+              config["batch_size"])
 
 
 def train_prior(tf, config, folder, parts, box):
@@ -473,10 +559,17 @@ def train_prior(tf, config, folder, parts, box):
 
     stage = Stage(tf, folder, "prior", prior,
                   lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}),
-                  evaluate, pictures)
-    slices = dataset.training_batches(train["images"], train["columns"], config["batch_size"], config["seed"], box,
-                                      augmented=config["augment"], flip=config["flip"], purpose="prior")
-    stage.fit(slices, config["prior_steps"], config["evaluations"], config["batch_size"])
+                  evaluate, pictures, config["checkpoint_minutes"])
+    stage.fit(training_batches(config, train, box, "prior"), config["prior_steps"], config["evaluations"],
+              config["batch_size"])
+
+
+def training_batches(config, train, box, purpose):
+    """first step (counted from 0) -> the batches of a stage from there on."""
+    import dataset
+
+    return partial(dataset.training_batches, train["images"], train["columns"], config["batch_size"], config["seed"],
+                   box, augmented=config["augment"], flip=config["flip"], purpose=purpose)
 
 
 def thinned(part):
@@ -547,15 +640,42 @@ def main(argv):
     """Train; see ``python train.py --help``."""
     flags = parse_flags(argv)
     folder, config = resolve_config(flags)
+    if "validation" in config and "wanted" not in config["stages"].values():
+        print(f"{folder} is finished: there is nothing to resume")
+        return
     start = time.perf_counter()
     tf = start_tensorflow(config["deterministic"])
     import dataset
-    import modules
     import report
     from metrics import print_measurement
 
-    slices, parts = prepare_data(config)
-    box = dataset.Box(*config["crop_box"])
+    resuming = "resume" in flags
+    with ExitStack() as stack:
+        if resuming:
+            stack.enter_context(locked(folder))
+        slices, parts = prepare_data(config, folder if resuming else config["source"])
+        box = dataset.Box(*config["crop_box"])
+        if not resuming:
+            plan_run(tf, config, box, flags.get("dry_run"))
+            if flags.get("dry_run"):
+                return
+            begin_run(folder, config, slices)
+            stack.enter_context(locked(folder))
+        stack.enter_context(readable_disk_errors(folder))
+        train_stages(tf, config, folder, parts, box)
+        config["seconds"] = round(time.perf_counter() - start, 1)
+        save_json(folder / "config.json", config)
+        report.write_model_card(folder, config)
+    print_measurement(config["validation"])
+    print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
+    if config["finished"]:
+        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+
+
+def plan_run(tf, config, box, dry_run):
+    """Resolve the precision and tell the sizes, before anything is written; with ``dry_run`` tell the time too."""
+    import modules
+
     try:
         modules.choose_dilations(config["code_grid"], config["prior_layers"])
     except ValueError as error:
@@ -564,25 +684,34 @@ def main(argv):
     vqvae = build_vqvae(config, box, config["precision_resolved"])
     prior = build_prior(config, config["precision_resolved"])
     describe(config, vqvae, prior)
-    if flags.get("dry_run"):
+    if dry_run:
         print(json.dumps(config, indent=2))
         estimate_time(tf, config, vqvae, prior, box)
-        return
+
+
+def begin_run(folder, config, slices):
+    """Make the run folder, whole at once: config.json and slices.csv exist before the first step."""
     config.update(environment())
-    with making_folder(folder):
+    source = Path(config["source"]) if config["source"] else None
+    if source == folder:
         save_json(folder / "config.json", config)
-        slices.to_csv(folder / "slices.csv", index=False)
-        if config["source"] and Path(config["source"]) != folder:
-            for name in ("vqvae.keras", "history_vqvae.csv"):
-                shutil.copy2(Path(config["source"]) / name, folder / name)
-    train_stages(tf, config, folder, parts, box)
-    config["seconds"] = round(time.perf_counter() - start, 1)
-    save_json(folder / "config.json", config)
-    report.write_model_card(folder, config)
-    print_measurement(config["validation"])
-    print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
-    if config["finished"]:
-        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+        return
+    with new_folder(folder) as unfinished:
+        slices.to_csv(unfinished / "slices.csv", index=False)
+        for name in ("vqvae.keras", "history_vqvae.csv") if source else ():
+            shutil.copy2(source / name, unfinished / name)
+        save_json(unfinished / "config.json", config)
+
+
+@contextmanager
+def readable_disk_errors(folder):
+    """A full disk or a read-only folder as one sentence that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        newest = next(iter(checkpoints(folder / "checkpoints")), "none was made yet")
+        raise UserError(f"{error.filename or folder} cannot be written ({error.strerror or error}); the last good "
+                        f"checkpoint is {newest}: make room, then python train.py --resume {folder}") from None
 
 
 def train_stages(tf, config, folder, parts, box):

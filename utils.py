@@ -5,11 +5,13 @@ Importing this module loads nothing heavy, so that ``--help`` and a mistyped fla
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,8 +23,16 @@ class UserError(Exception):
     """A mistake of the user's, in one sentence: what is wrong, where, and what to do."""
 
 
+class Interrupted(Exception):
+    """The work was stopped by a signal, and how to go on."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.status = 128 + number
+
+
 def run_script(main):
-    """Run ``main(argv)`` as a script: status 0 done, 2 the user's mistake, 130 interrupted."""
+    """Run ``main(argv)`` as a script: status 0 done, 2 the user's mistake, 130 and 143 interrupted."""
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -30,9 +40,31 @@ def run_script(main):
         sys.exit(2)
     except BrokenPipeError:  # whoever was reading, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Interrupted as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def finishing_step():
+    """Note SIGTERM and Ctrl-C in the list that is yielded, for whoever loops to obey; a second one leaves at once."""
+    received = []
+
+    def note(number, frame):
+        if received:
+            raise Interrupted(number, "left at once: what is on disk is whole, and --resume goes on from there")
+        received.append(number)
+        print("finishing the step and saving; once more to leave at once", file=sys.stderr)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def progress(iterable=None, **options):
@@ -225,6 +257,29 @@ def open_run(name=None, stage="prior"):
     return folder, config
 
 
+@contextmanager
+def locked(folder):
+    """Hold a run folder for one process; the lock is the system's and ends with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it, and which.
+    """
+    import fcntl
+
+    with open(folder / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(f"{folder} is being trained by {file.read().strip() or 'another process'}: wait for it, or "
+                            "stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+        (folder / "lock").unlink()
+
+
 def read_slices(folder):
     """The index of a run, slices.csv, as a DataFrame."""
     import pandas as pd
@@ -280,6 +335,54 @@ def save_model(model, path):
     twin.set_weights(model.get_weights())
     with whole_file(path) as temporary:
         twin.save(temporary)
+
+
+# ---- checkpoints ----------------------------------------------------------------------------
+
+
+def save_checkpoint(folder, name, step, arrays, state):
+    """Write the full state of a training whole, and keep the newest two files of the run.
+
+    The file is <folder>/<name>-<step>-<sha256>.npz: its name says what its bytes must be.
+
+    Args:
+        arrays: list of arrays, such as weights and optimizer slots.
+        state: whatever else there is, as JSON.
+    """
+    import numpy as np
+
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.frombuffer(json.dumps(state).encode(), np.uint8),
+             **{f"array_{i:05d}": np.asarray(array) for i, array in enumerate(arrays)})
+    path = folder / f"{name}-{step:09d}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npz"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    for old in checkpoints(folder)[2:]:
+        old.unlink()
+
+
+def checkpoints(folder, name=""):
+    """The checkpoint files of a stage, or of all stages, newest first: by stage, vqvae first, then by step."""
+    found = [path for path in folder.glob(f"{name}*.npz") if re.fullmatch(r"[a-z]+-\d{9}-[0-9a-f]{16}", path.stem)]
+    return sorted(found, key=lambda path: (path.name.startswith("prior"), path.name.split("-")[1]), reverse=True)
+
+
+def load_checkpoint(folder, name):
+    """The arrays and the state of the newest sound checkpoint of a stage, or (None, None) if there is none.
+
+    One whose bytes are not what its name says is passed over, aloud.
+    """
+    import numpy as np
+
+    for path in checkpoints(folder, name):
+        if file_sha256(path)[:16] != path.stem.rpartition("-")[2]:
+            print(f"{path} is damaged and is passed over", file=sys.stderr)
+            continue
+        with np.load(path, allow_pickle=False) as file:
+            state = json.loads(file["state"].tobytes())
+            return [file[key] for key in sorted(file.files) if key != "state"], state
+    return None, None
 
 
 # ---- TensorFlow -----------------------------------------------------------------------------
