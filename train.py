@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from utils import (
+    CONFIG_FORMAT,
     Interrupted,
     Parser,
     UserError,
@@ -32,6 +33,7 @@ from utils import (
     open_run,
     processor,
     progress,
+    read_config,
     read_slices,
     run_folder,
     run_script,
@@ -187,7 +189,7 @@ def resumed_config(flags, stage, source_name, run):
     folder = run_folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no run at {folder}: start one with python train.py --run {name}")
-    config = load_json(folder / "config.json")
+    config = COMMON | read_config(folder)
     return folder, config | ({"checkpoint_minutes": minutes} if minutes is not None else {})
 
 
@@ -443,7 +445,7 @@ class Stage:
                     break
                 if signals:
                     break
-                if time.perf_counter() - saved > 60 * self.checkpoint_minutes:
+                if time.perf_counter() - saved > 60 * self.checkpoint_minutes and step < steps:
                     self.save()
                     saved = time.perf_counter()
             if state["step"] > first:
@@ -593,7 +595,7 @@ def environment():
     names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
     return {"versions": {"python": platform.python_version(), **{name: packages.version(name) for name in names}},
             "machine": {"processor": processor(), "cores": os.cpu_count()},
-            "date": f"{datetime.date.today()}", "git_commit": git_commit()}
+            "format": CONFIG_FORMAT, "date": f"{datetime.date.today()}", "git_commit": git_commit()}
 
 
 def describe(config, vqvae, prior):

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -230,6 +231,52 @@ def run_folder(name):
     return Path(name) if "/" in name or os.sep in name else Path("runs") / name
 
 
+def read_config(folder):
+    """The config.json of a run, checked.
+
+    Raises:
+        UserError: it is missing, is not JSON, was written by a newer version, or does not say what it must.
+    """
+    path = folder / "config.json"
+    config = load_json(path)
+    newer = isinstance(config, dict) and isinstance(config.get("format"), int) and config["format"] > CONFIG_FORMAT
+    if newer:
+        raise UserError(f"{path} was written by a newer version of this code: use that one")
+    for name, (means, fits) in CONFIG_ENTRIES.items():
+        if not isinstance(config, dict) or name not in config or not fits(config[name]):
+            raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
+    return config
+
+
+def _whole(value, least=0):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _all(count, test):
+    return lambda value: isinstance(value, list) and (count is None or len(value) == count) and all(map(test, value))
+
+
+CONFIG_FORMAT = 1
+CONFIG_ENTRIES = {  # name: (what it must be, how to tell)
+    "stages": ("the state of both stages", lambda value: isinstance(value, dict) and set(value) == {"vqvae", "prior"}
+               and set(value.values()) <= {"wanted", "not wanted", "finished"}),
+    "finished": ("true or false", lambda value: isinstance(value, bool)),
+    "seed": ("a whole number", _whole),
+    "data": ("a folder's name", lambda value: isinstance(value, str)),
+    "frame": ("height and width", _all(2, lambda side: _whole(side, 1))),
+    "crop_box": ("top, left, height and width", _all(4, lambda side: _whole(side, -4096))),
+    "code_grid": ("rows and columns", _all(2, lambda side: _whole(side, 1))),
+    "labels": ("a list of labels", _all(None, lambda label: isinstance(label, str))),
+    "num_positions": ("a whole number from 1", lambda value: _whole(value, 1)),
+    "num_codes": ("a whole number from 2", lambda value: _whole(value, 2)),
+    **{name: ("a whole number from 1", lambda value: _whole(value, 1)) for name in (
+        "code_dim", "downsample", "vqvae_width", "vqvae_steps", "prior_steps", "prior_layers", "prior_width",
+        "batch_size", "evaluations")},
+    "precision_resolved": ("a precision", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16")),
+    "data_fingerprint": ("a sha256", lambda value: isinstance(value, str)),
+}
+
+
 def open_run(name=None, stage="prior"):
     """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
 
@@ -251,7 +298,7 @@ def open_run(name=None, stage="prior"):
         folder = run_folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no run at {folder}: train one with python train.py --run {name}")
-    config = load_json(folder / "config.json")
+    config = read_config(folder)
     if not done(config):
         raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
     return folder, config
@@ -299,6 +346,9 @@ def git_commit():
         return None
 
 
+KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
+
+
 def load_models(folder, prior=True):
     """The VQ-VAE and, unless ``prior`` is false, the PixelCNN of a run, in float32.
 
@@ -313,6 +363,9 @@ def load_models(folder, prior=True):
     for name in ("vqvae.keras", "prior.keras")[: 1 + prior]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} does not exist: train it with python train.py")
+        if not zipfile.is_zipfile(folder / name) or set(zipfile.ZipFile(folder / name).namelist()) != KERAS_FILES:
+            raise UserError(f"{folder / name} cannot be loaded (it is not a Keras archive of exactly "
+                            f"{', '.join(sorted(KERAS_FILES))}): train the run again")
         try:
             models.append(keras.saving.load_model(folder / name, compile=False, safe_mode=True))
         except Exception as error:  # Keras raises a dozen kinds for a damaged file
@@ -379,9 +432,12 @@ def load_checkpoint(folder, name):
         if file_sha256(path)[:16] != path.stem.rpartition("-")[2]:
             print(f"{path} is damaged and is passed over", file=sys.stderr)
             continue
-        with np.load(path, allow_pickle=False) as file:
-            state = json.loads(file["state"].tobytes())
-            return [file[key] for key in sorted(file.files) if key != "state"], state
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = json.loads(file["state"].tobytes())
+                return [file[key] for key in sorted(file.files) if key != "state"], state
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}): remove it") from None
     return None, None
 
 

@@ -1,0 +1,267 @@
+"""Nothing is lost: what was stopped goes on to the same bytes, and what is damaged is refused or passed over."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY
+from test_train import ROOT, sample, weights
+
+import predict
+import train
+import utils
+from utils import Interrupted, UserError
+
+
+def start(data, run, *flags):
+    train.main(["--data", str(data), "--run", str(run), "--checkpoint-minutes", "0", *TINY, *flags])
+
+
+def after_saves(monkeypatch, count, action):
+    """Call ``action`` right after the checkpoint number ``count`` of this process."""
+    plain, saves = train.save_checkpoint, []
+
+    def save(*arguments):
+        plain(*arguments)
+        saves.append(arguments)
+        if len(saves) == count:
+            action()
+
+    monkeypatch.setattr(train, "save_checkpoint", save)
+
+
+def histories(run):
+    return [pd.read_csv(run / f"history_{name}.csv").drop(columns=["seconds", "slices_per_second"])
+            for name in ("vqvae", "prior")]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill():
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def stopped_run(slices_folder, tmp_path_factory):
+    """A run that was killed after step 3 of the prior."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        after_saves(monkeypatch, 6 + 3, kill)
+        with pytest.raises(Killed):
+            start(slices_folder, folder)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_run, tmp_path):
+    """A copy of it to do things to."""
+    return shutil.copytree(stopped_run, tmp_path / "run")
+
+
+def assert_same_run(run, other, tmp_path):
+    for name in ("vqvae", "prior"):
+        assert weights(run / f"{name}.keras") == weights(other / f"{name}.keras")
+    for ours, theirs in zip(histories(run), histories(other), strict=True):
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    assert sample(run, tmp_path / "one", "--num-images", "2") == sample(other, tmp_path / "two", "--num-images", "2")
+
+
+# ---- exact resume -----------------------------------------------------------------------------
+
+
+def test_killed_in_stage_2_goes_on_to_the_same_bytes(stopped, finished_run, tmp_path, capsys):
+    train.main(["--resume", str(stopped)])
+    assert "prior: going on after step 3" in capsys.readouterr().out
+    assert_same_run(stopped, finished_run, tmp_path)
+
+
+def test_stopped_by_a_signal_in_stage_1_goes_on_to_the_same_bytes(slices_folder, finished_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    after_saves(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped after step 3 and saved: go on with python") as stop:
+        start(slices_folder, run)
+    assert stop.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train.main(["--resume", str(run)])
+    assert_same_run(run, finished_run, tmp_path)
+
+
+def test_two_checkpoints_are_kept(stopped):
+    steps = [path.name.split("-")[:2] for path in utils.checkpoints(stopped / "checkpoints")]
+    assert steps == [["prior", "000000003"], ["prior", "000000002"]]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(damage, stopped, finished_run, tmp_path, capsys):
+    newest = utils.checkpoints(stopped / "checkpoints")[0]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content if damage == "flip" else content[:100])
+    train.main(["--resume", str(stopped)])
+    said = capsys.readouterr()
+    assert f"{newest} is damaged and is passed over" in said.err and "going on after step 2" in said.out
+    assert weights(stopped / "prior.keras") == weights(finished_run / "prior.keras")
+
+
+def test_without_any_checkpoint_the_stage_begins_anew(stopped, finished_run):
+    shutil.rmtree(stopped / "checkpoints")
+    train.main(["--resume", str(stopped)])
+    assert weights(stopped / "prior.keras") == weights(finished_run / "prior.keras")
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(finished_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    train.main(["--resume", str(finished_run)])
+    assert "finished: there is nothing to resume" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def test_the_same_command_again_names_resume(stopped, slices_folder):
+    with pytest.raises(UserError, match=f"unfinished run and is left alone: go on with --resume {stopped}"):
+        start(slices_folder, stopped)
+
+
+@pytest.mark.parametrize("flags", [["--seed", "1"], ["--run", "other"], ["--stage", "prior"]])
+def test_resume_goes_with_no_other_flag(flags, stopped):
+    with pytest.raises(UserError, match="no other flag"):
+        train.main(["--resume", str(stopped), *flags])
+
+
+def test_other_slices_than_the_run_began_with_are_refused(stopped, slices_folder, tmp_path):
+    data = shutil.copytree(slices_folder, tmp_path / "data")
+    first, second = sorted((data / "train" / "AD").glob("*.png"))[:2]
+    shutil.copy(second, first)
+    edit(stopped, data=str(data))
+    with pytest.raises(UserError, match="not those that .* was trained on"):
+        train.main(["--resume", str(stopped)])
+
+
+# ---- trouble on the way -----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(stopped, monkeypatch):
+    before = {path.name: path.read_bytes() for path in stopped.glob("*.*")}
+    newest = utils.checkpoints(stopped / "checkpoints")[0]
+    plain = train.build_prior
+
+    def poisoned(*arguments):
+        prior = plain(*arguments)
+        step = prior.train_step
+        prior.train_step = lambda batch: {"loss": step(batch)["loss"] * np.float32("nan")}
+        return prior
+
+    monkeypatch.setattr(train, "build_prior", poisoned)
+    with pytest.raises(UserError, match=f"not a number at step 4 .last good checkpoint: {newest}.") as error:
+        train.main(["--resume", str(stopped)])
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in stopped.glob("*.*")} == before
+    assert utils.checkpoints(stopped / "checkpoints")[0] == newest
+
+
+def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(stopped, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(train, "save_checkpoint", full)
+    with pytest.raises(UserError, match=r"No space left on device.*python train.py --resume") as error:
+        train.main(["--resume", str(stopped)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_training_of_a_run_is_refused_and_a_stale_lock_is_not(stopped):
+    (stopped / "lock").write_text("process 1 on elsewhere")
+    with utils.locked(stopped):  # nobody holds that one
+        code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, pathlib\n"
+                f"with utils.locked(pathlib.Path({str(stopped)!r})): pass")
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert f"is being trained by process {os.getpid()} on" in other.stderr
+    assert not (stopped / "lock").exists()
+
+
+# ---- run folders of others --------------------------------------------------------------------
+
+
+def edit(run, **changes):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"crop_box": [1, 2, 3]}, "crop_box is not top, left, height and width"),
+    ({"num_codes": "512"}, "num_codes is not a whole number from 2"),
+    ({"stages": {}}, "stages is not the state of both stages"),
+    ({"format": 99}, "newer version"),
+])
+def test_an_edited_config_is_one_sentence(changes, sentence, stopped):
+    edit(stopped, **changes)
+    for script, flag in ((train, "--resume"), (predict, "--run")):
+        with pytest.raises(UserError, match=sentence) as error:
+            script.main([flag, str(stopped)])
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"seed": 0}'])
+def test_a_config_that_is_none_is_one_sentence(content, stopped):
+    (stopped / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json") as error:
+        predict.main(["--run", str(stopped)])
+    assert "\n" not in str(error.value)
+
+
+class Burglar:
+    def __reduce__(self):
+        return (os.mkdir, ("burgled",))
+
+
+def test_a_run_folder_cannot_execute_code(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    planted = pickle.dumps(Burglar())
+    lambda_model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: os.mkdir("burgled") or x)])
+    shutil.rmtree("burgled")  # building it ran it
+    for name in ("vqvae.keras", "prior.keras"):
+        for content in (planted, None):
+            kept = (run / name).read_bytes()
+            if content:
+                (run / name).write_bytes(content)
+            else:
+                lambda_model.save(run / name)
+            with pytest.raises(UserError, match="cannot be loaded"):
+                predict.main(["--run", str(run)])
+            (run / name).write_bytes(kept)
+    assert not os.path.exists("burgled")
+
+
+def test_a_checkpoint_with_pickled_content_is_refused(stopped):
+    import hashlib
+    import io
+
+    for path in utils.checkpoints(stopped / "checkpoints"):
+        path.unlink()
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.array([Burglar()], dtype=object), allow_pickle=True)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    (stopped / "checkpoints" / f"prior-000000003-{digest}.npz").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="cannot be read"):
+        train.main(["--resume", str(stopped)])
+
+
+def test_a_path_that_climbs_out_is_refused(finished_run, tmp_path):
+    import zipfile
+
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    with zipfile.ZipFile(run / "vqvae.keras", "a") as archive:
+        archive.writestr("../../climbed", "out")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        predict.main(["--run", str(run)])
+    assert not list(tmp_path.rglob("climbed"))
