@@ -653,11 +653,40 @@ def augment(images, parameters, box):
     a, b, d, e = cosine * mirror, -sine, sine * mirror, cosine
     c = box.left + half_width + a * x + b * y
     f = box.top + half_height + d * x + e * y
+    transforms = tf.stack([2 * a, 2 * b, 2 * c, 2 * d, 2 * e, 2 * f, 0 * a, 0 * a], axis=1)  # in finer pixels
     crops = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(images, tf.float32), transforms=tf.stack([a, b, c, d, e, f, 0 * a, 0 * a], axis=1),
-        output_shape=[box.height, box.width], interpolation="BILINEAR", fill_mode="CONSTANT", fill_value=0.0)
+        images=twice_as_fine(tf.cast(images, tf.float32)), transforms=transforms, fill_value=0.0,
+        output_shape=[box.height, box.width], interpolation="BILINEAR", fill_mode="CONSTANT")
     brightness = (1 + GAIN * gain)[:, None, None, None]
     return tf.clip_by_value(crops / 255 * brightness, 0, 1)
+
+
+def twice_as_fine(images):
+    """Images with pixels between their pixels, by a Lanczos window of three lobes (Duchon 1979).
+
+    Sampling an image bilinearly between its pixels halves its finest detail, and who trains on such images
+    learns to blur; sampling this one keeps most of it. Where a sample falls on a pixel it is that pixel, exactly.
+
+    Args:
+        images: (B, H, W, 1) float32 tensor.
+
+    Returns:
+        (B, 2H, 2W, 1) float32; its pixel (2i, 2j) is the pixel (i, j) of the image.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    places = np.arange(-2.5, 3)
+    lobes = np.sinc(places) * np.sinc(places / 3)
+    taps = np.zeros(11, np.float32)
+    taps[::2] = lobes / lobes.sum()  # of the pixels around a place halfway between two
+    taps[5] = 1                      # of a pixel itself
+    _, height, width, _ = images.shape
+    batch = tf.shape(images)[0]
+    taller = tf.nn.conv2d_transpose(images, taps[:, None, None, None], (batch, 2 * height + 9, width, 1),
+                                    (2, 1), "VALID")[:, 5:-4]  # (B, 2H, W, 1)
+    return tf.nn.conv2d_transpose(taller, taps[None, :, None, None], (batch, 2 * height, 2 * width + 9, 1),
+                                  (1, 2), "VALID")[:, :, 5:-4]  # (B, 2H, 2W, 1)
 
 
 def training_batches(images, columns, batch_size, seed, box, first_step=0, augmented=1.0, flip=False,

@@ -61,12 +61,12 @@ PRESETS = {
                   vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, batch_size=32,
                   evaluations=40, slice_limit=None, demo_people=100, precision="auto"),
 }
-COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, learning_rate=2e-3, augment=0.8, flip=False,
+COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
               metadata=None, subject_pattern=None, checkpoint_minutes=5.0)
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
 VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook",
-               "vqvae_width", "residual_blocks", "vqvae_steps")
+               "loss", "vqvae_width", "residual_blocks", "vqvae_steps")
 
 
 # ---- flags → config ---------------------------------------------------------------------------
@@ -117,6 +117,8 @@ def parse_flags(argv):
     group.add_argument("--commitment-cost", type=number(float, 0), metavar="β", help="(default 0.25)")
     group.add_argument("--gradient-codebook", action="store_true", **suppress,
                        help="train the codebook by gradients, not by moving averages")
+    group.add_argument("--loss", choices=("pyramid", "squared"),
+                       help="reconstruction error: pyramid keeps edges and detail; squared is the paper's")
     group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C", help="channels at 1/4 resolution")
     group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N", help="per resolution")
     group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N", help="optimizer steps")
@@ -339,7 +341,7 @@ def build_vqvae(config, box, precision):
     keras.utils.set_random_seed(config["seed"])
     vqvae = modules.VQVAE((box.height, box.width, 1), config["downsample"], config["num_codes"],
                           config["code_dim"], config["commitment_cost"], not config["gradient_codebook"],
-                          config["vqvae_width"], config["residual_blocks"], config["seed"],
+                          config["vqvae_width"], config["residual_blocks"], config["seed"], config["loss"],
                           name="vqvae", dtype=precision)
     vqvae.planned_steps = config["vqvae_steps"]
     vqvae.compile(optimizer=modules.optimizer(config["learning_rate"], config["vqvae_steps"]))
@@ -499,7 +501,6 @@ def train_vqvae(tf, config, folder, parts, box):
 
     import dataset
     from metrics import evenly, image_metrics, mean_by_person, value_of
-    from modules import reconstruction_error
 
     train, validation = parts["train"], thinned(parts["validation"])
     vqvae = build_vqvae(config, box, config["precision_resolved"])
@@ -517,7 +518,7 @@ def train_vqvae(tf, config, folder, parts, box):
         codes, images = reconstructed()
         rows = [image_metrics(*pair) for pair in zip(originals, images, strict=True)]
         means = mean_by_person(rows, validation["slices"]["subject"])
-        return {"loss": float(reconstruction_error(originals, images)),
+        return {"loss": float(vqvae.reconstruction_error(originals, images)),
                 **{key: value_of(means[key]) for key in ("ssim", "psnr", "ssim_brain")},
                 "codes_used": len(np.unique(codes)) / config["num_codes"]}
 
