@@ -17,6 +17,7 @@ import datetime
 import json
 import subprocess
 import sys
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,89 +28,18 @@ import train
 from utils import open_run, save_json, start_tensorflow, whole_file
 
 REPOSITORY = Path(__file__).parent.parent
+BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
             prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100, precision="float32")
-COLUMNS = ("data", "seed", "stage", "factor", "variant", "commit", "date", "precision", "parameters", "steps",
+Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
+COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
            "used_fraction", "unigram_bits", "bits_train", "bits_validation", "brain_over_positional", "frechet",
            "frechet_null", "c2st", "c2st_null", "kid", "kid_null", "patches", "patches_null", "diversity",
-           "diversity_null", "sample_patch", "note")
+           "diversity_null")
 
 
 # ---- what is tried ------------------------------------------------------------------------------
-
-
-def loss(name):
-    """Patch: another reconstruction error, which chooses the best weights too."""
-    from keras import ops
-
-    import modules
-
-    def error(images, reconstructions):
-        if name == "squared":
-            return ops.mean((images - reconstructions) ** 2) / 0.02
-        if name == "absolute":
-            return ops.mean(ops.abs(images - reconstructions))
-        if name == "absolute + 0.1 (1 - SSIM)":
-            return ops.mean(ops.abs(images - reconstructions)) + 0.1 * (1 - separable_ssim(images, reconstructions))
-        if name == "pyramid + 0.1 focal frequency":
-            return pyramid(images, reconstructions) + 0.1 * focal_frequency(images, reconstructions)
-        if name.startswith("pyramid + energy"):
-            return pyramid(images, reconstructions) + float(name.split()[-1]) * band_energy(images, reconstructions)
-        raise ValueError(name)
-
-    pyramid = modules.reconstruction_error
-    modules.reconstruction_error = error
-
-
-def separable_ssim(first, second):
-    """Mean SSIM of (B, H, W, 1) with a Gaussian window of σ 1.5, as two one-dimensional convolutions."""
-    import numpy as np
-    from keras import ops
-
-    window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2).astype("float32")
-    window /= window.sum()
-
-    def blur(x):
-        return ops.conv(ops.conv(x, window.reshape(-1, 1, 1, 1)), window.reshape(1, -1, 1, 1))
-
-    a, b = blur(first), blur(second)
-    variance_a, variance_b = blur(first**2) - a**2, blur(second**2) - b**2
-    covariance = blur(first * second) - a * b
-    return ops.mean((2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4)
-                    * (2 * covariance + 9e-4) / (variance_a + variance_b + 9e-4))
-
-
-def focal_frequency(images, reconstructions):
-    """Mean |difference of spectra|², weighted by itself (Jiang et al. 2021, α = 1)."""
-    import tensorflow as tf
-
-    size = float(images.shape[1] * images.shape[2]) ** 0.5
-    difference = tf.signal.fft2d(tf.cast((images - reconstructions)[..., 0], tf.complex64)) / size
-    squared = tf.math.real(difference) ** 2 + tf.math.imag(difference) ** 2  # (B, H, W)
-    weight = tf.stop_gradient(tf.sqrt(squared + 1e-12))
-    weight /= tf.reduce_max(weight, axis=(1, 2), keepdims=True)
-    return tf.reduce_mean(weight * squared) / 0.001
-
-
-def band_energy(images, reconstructions):
-    """How far the local strength of each Laplacian band is from the original's, wherever its detail lies."""
-    from keras import ops
-
-    import modules
-
-    total = 0.0
-    pair = [images, reconstructions]
-    for _ in range(modules.LAPLACIAN_LEVELS):
-        coarse = [ops.average_pool(x, 2, 2) for x in pair]
-        bands = [modules.space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4)
-        strength = [ops.sqrt(ops.average_pool(ops.mean(band**2, axis=-1, keepdims=True), 3, 1, padding="same") + 1e-5)
-                    for band in bands]
-        total += ops.mean(ops.abs(strength[0] - strength[1]))
-        pair = coarse
-        if coarse[0].shape[1] % 2 or coarse[0].shape[2] % 2:
-            break
-    return total
 
 
 def normalised_codes():
@@ -330,18 +260,16 @@ def variants():
         return [(f"both, {data}", "people", f"{count} people", changes, partial(only_people, count))
                 for count in counts]
 
-    losses = ("squared", "absolute", "absolute + 0.1 (1 - SSIM)", "pyramid + 0.1 focal frequency",
-              "pyramid + energy 0.5", "pyramid + energy 1")
     return [
         vqvae("base", "base"),
-        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],
-        *[vqvae("loss", name, partial(loss, name)) for name in losses],
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
         prior("base", "base"),
         *[prior("augmentation", "none: fixed codes" if share == 0 else f"{share:.0%}", augment=share)
           for share in (0.0, 0.5, 1.0)],
         *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
         *[prior("dropout", f"{rate:.0%}", prior_dropout=rate) for rate in (0.0, 0.25)],
+        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],
+        vqvae("loss", "squared", loss="squared"),
         *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
         *[vqvae("depth", f"{blocks} residual blocks", residual_blocks=blocks) for blocks in (1, 4)],
         *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
@@ -376,13 +304,13 @@ def variants():
 
 def prepare(tf, key, flags, changes):
     """The config of one variant, its slices and parts, crop box, and models."""
-    data, seed, stage = key[:3]
     train.PRESETS["study"] = BASE | {"vqvae_steps": 1, "prior_steps": 1} | changes
     config = train.COMMON | train.PRESETS["study"] | {
-        "seed": seed, "preset": "study", "source": None, "data": None if data == "demo" else flags.data,
+        "seed": key.seed, "preset": "study", "source": None, "data": None if key.data == "demo" else flags.data,
         "stages": dict.fromkeys(("vqvae", "prior"), "wanted"), "finished": False}
-    if stage == "prior":
-        source, old = open_run(str(row_folder((data, seed, "vqvae", "base", "base"), flags)), stage="vqvae")
+    if key.stage == "prior":
+        base = key._replace(stage="vqvae", factor="base", variant="base")
+        source, old = open_run(str(row_folder(base, flags)), stage="vqvae")
         config = old | train.PRESETS["study"] | {"source": str(source), "stages": {"vqvae": "finished",
                                                                                  "prior": "wanted"}}
     config["image_size"] = list(config["image_size"])
@@ -399,13 +327,13 @@ def prepare(tf, key, flags, changes):
 def base_of(tf, key, flags):
     """For each stage of a row the steps that its base took, and a call that takes one of them."""
     rows = [row for row in read_rows(Path(flags.out).absolute())
-            if row["variant"] == "base" and (row["data"], row["seed"]) == (key[0], str(key[1]))]
-    if key[4] == "base":
+            if (row["base"], row["data"], row["seed"], row["variant"]) == (key.base, key.data, str(key.seed), "base")]
+    if key.variant == "base":
         return {}
     config, _, _, box, models = prepare(tf, key, flags, {})
     calls = train.stage_steps(tf, config, *models, box)
     base = {row["stage"]: (int(row["steps"]), calls[row["stage"]]) for row in rows
-            if key[2] == row["stage"] or key[2].startswith("both")}
+            if key.stage == row["stage"] or key.stage.startswith("both")}
     for _, call in base.values():
         call()  # traced now, before the patch of the variant
     return base
@@ -422,7 +350,7 @@ def steps_of(call, base, seconds):
 
 def train_variant(tf, key, flags, folder, changes, base):
     """Train one variant for the budget, by train.py's own functions; returns its config."""
-    stages = ["vqvae", "prior"] if key[2].startswith("both") else [key[2]]
+    stages = ["vqvae", "prior"] if key.stage.startswith("both") else [key.stage]
     config, slices, parts, box, models = prepare(tf, key, flags, changes)
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
@@ -486,8 +414,8 @@ def measure_prior(flags, folder, **sampling):
 
 def make_row(key, flags):
     """Train and measure one row in this process."""
-    data, seed, stage, factor, variant = key
-    changes, patch = next(found[3:] for found in variants() if found[:3] == (stage, factor, variant))
+    stage = key.stage
+    changes, patch = next(found[3:] for found in variants() if found[:3] == key[3:])
     tf = start_tensorflow()
     remember_images()
     base = base_of(tf, key, flags) if stage != "sampling" else {}
@@ -496,7 +424,7 @@ def make_row(key, flags):
     folder = row_folder(key, flags)
     histories, measured = [], {}
     if stage == "sampling":
-        folder, config = open_run(str(row_folder((data, seed, "prior", "base", "base"), flags)))
+        folder, config = open_run(str(row_folder(key._replace(stage="prior", factor="base", variant="base"), flags)))
         measured = measure_prior(flags, folder, **changes)
     else:
         config = train_variant(tf, key, flags, folder, changes, base)
@@ -505,7 +433,7 @@ def make_row(key, flags):
             with open(folder / f"history_{name}.csv", encoding="utf-8") as file:
                 histories.append(list(csv.DictReader(file))[-1])
             measured |= measure(flags, folder)
-    row = dict(zip(COLUMNS[:5], key, strict=True)) | {
+    row = key._asdict() | {
         "commit": code_commit(), "date": f"{datetime.date.today()}", "precision": config["precision_resolved"],
         "parameters": config.get(f"{stage}_parameters", ""),
         "steps": " + ".join(row["step"] for row in histories),
@@ -556,7 +484,7 @@ def add_row(path, row, commit):
     """Append a row, and commit it."""
     rows = [*read_rows(path), row]
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     if commit:
@@ -578,7 +506,7 @@ def main():
     parser.add_argument("--row", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.row:
-        key = tuple(json.loads(flags.row))
+        key = Key(*json.loads(flags.row))
         print(json.dumps(make_row(key, flags)))
         return
     out = Path(flags.out).absolute()
@@ -589,8 +517,8 @@ def main():
             for data in flags.datasets:
                 if stage.startswith("both") and data not in stage:
                     continue
-                key = (data, seed, stage, factor, variant)
-                if any(tuple(row[name] for name in COLUMNS[:5]) == tuple(map(str, key)) for row in read_rows(out)):
+                key = Key(BASE_NAME, data, seed, stage, factor, variant)
+                if any(tuple(row[name] for name in Key._fields) == tuple(map(str, key)) for row in read_rows(out)):
                     continue
                 command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(key)]
                 done = subprocess.run(command, capture_output=True, text=True)

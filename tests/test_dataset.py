@@ -405,6 +405,22 @@ def test_augment_with_zeros_is_exactly_the_crop(tf, box):
     assert np.array_equal(augmented, dataset.crop(images, box).astype(np.float32) / np.float32(255))
 
 
+def test_twice_as_fine_keeps_every_pixel_and_puts_smooth_values_between(tf):
+    images = np.random.default_rng(0).random((2, 9, 7, 1), np.float32)
+    fine = dataset.twice_as_fine(tf.constant(images)).numpy()
+    assert fine.shape == (2, 18, 14, 1) and np.array_equal(fine[:, ::2, ::2], images)
+    wave = np.sin(np.arange(80) * np.pi / 2 + 0.3).astype(np.float32)  # half of the highest frequency there is
+    between = dataset.twice_as_fine(tf.constant(np.tile(wave, (1, 40, 1))[..., None])).numpy()[0, 40, 1::2, 0]
+    assert np.allclose(between[5:-5], np.sin((np.arange(80) + 0.5) * np.pi / 2 + 0.3)[5:-5], atol=0.03)
+
+
+def test_augmentation_keeps_most_of_the_detail(tf):
+    noise = np.random.default_rng(0).integers(100, 156, (8, 64, 64, 1)).astype(np.uint8)
+    parameters = dataset.draw_augmentations(SEED, "train", 0, 8) * [1, 0, 1, 1, 0, 0]
+    moved = dataset.augment(noise, tf.constant(parameters, tf.float32), Box(16, 16, 32, 32)).numpy()
+    assert 0.55 < moved.var() / (noise / 255).var() <= 1  # bilinear sampling of the frame itself: 0.45
+
+
 def test_each_parameter_does_what_its_name_says(tf):
     images, box = np.zeros((1, 51, 51, 1), np.uint8), Box(0, 0, 51, 51)
     images[0, 10:15, 20:31] = 100  # a bar above the centre

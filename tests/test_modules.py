@@ -140,10 +140,35 @@ def test_total_weights_the_commitment_by_its_cost():
     assert vqvae.total({"reconstruction": 1.0, "commitment": 10.0}) == pytest.approx(8.0)
 
 
-def test_reconstruction_error_of_a_constant_difference_is_that_of_the_plain_term():
+def test_pyramid_error_of_a_constant_difference_is_that_of_the_plain_term():
     images = some_images()
-    assert float(modules.reconstruction_error(images, images)) == 0
-    assert float(modules.reconstruction_error(images, images - 0.25)) == pytest.approx(0.25, abs=1e-6)
+    assert float(modules.pyramid_error(images, images)) == 0
+    assert float(modules.pyramid_error(images, images - 0.25)) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_pyramid_error_minds_lost_detail_more_than_detail_in_the_wrong_place():
+    detail = 0.25 * np.sign(np.random.default_rng(0).normal(size=(4, 64, 64, 1))).astype(np.float32)
+    moved, lost = 0.5 + detail[:, ::-1], np.full_like(detail, 0.5)
+    assert np.abs(detail - detail[:, ::-1]).mean() == pytest.approx(np.abs(detail).mean(), rel=0.05)  # as far to both
+    plain = [float(np.abs(0.5 + detail - other).mean()) for other in (moved, lost)]
+    whole = [float(modules.pyramid_error(0.5 + detail, other)) for other in (moved, lost)]
+    assert whole[0] - plain[0] < whole[1] - plain[1]
+
+
+def test_squared_error_is_that_of_the_paper():
+    images = some_images()
+    assert float(modules.squared_error(images, images - 0.2)) == pytest.approx(0.04 / modules.SLICE_VARIANCE, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", modules.RECONSTRUCTION_ERRORS)
+def test_a_vqvae_trains_by_the_loss_it_was_given_and_keeps_it_when_saved(loss, tmp_path):
+    images, vqvae = some_images(), small_vqvae(loss=loss)
+    terms = vqvae.losses_of(images)[0]
+    unclipped = vqvae.decoder(vqvae.quantizer.embed(vqvae.encode(images)))
+    expected = modules.RECONSTRUCTION_ERRORS[loss](images, unclipped)
+    assert float(terms["reconstruction"]) == pytest.approx(float(expected), rel=1e-5)
+    save_model(vqvae, tmp_path / "vqvae.keras")
+    assert keras.saving.load_model(tmp_path / "vqvae.keras").settings["loss"] == loss
 
 
 def test_models_can_be_called_in_bfloat16():
