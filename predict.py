@@ -4,8 +4,10 @@ Samples are drawn code by code from the prior and decoded by the VQ-VAE. Image i
 depends on the seed and on i alone, whatever the number of images.
 """
 
+import argparse
 import csv
 import datetime
+import re
 import time
 from pathlib import Path
 
@@ -49,7 +51,18 @@ def parse_flags(argv):
     group.add_argument("--top-p", type=number(float, 0.001, 1), metavar="P",
                        help="draw from the likeliest codes that reach probability P only")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="(default 0)")
+    group.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N",
+                       help="make the I-th of N parts of the images, as one process would make them")
     return parser.parse_args(argv)
+
+
+def shard(text):
+    """An argparse type: "2/8" -> (2, 8)."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    part, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, such as 2/8, not {text}")
+    return part, parts
 
 
 # ---- sampling ---------------------------------------------------------------------------------
@@ -83,8 +96,16 @@ def choose_conditions(flags, config, slices):
     return label, position
 
 
+def shard_of(count, part, parts):
+    """The first image of a part and the one after its last; parts differ by one image at most."""
+    return (part - 1) * count // parts, part * count // parts
+
+
 def sample_images(models, config, flags, label, position):
-    """Yield (index, image uint8 (H, W, 1) in the full frame, log-likelihood in bits) of every sample."""
+    """Yield (index, image uint8 (H, W, 1) in the full frame, log-likelihood in bits) of every sample of the shard.
+
+    Blocks begin at multiples of BLOCK whatever the shard, so that an image always has the same slot.
+    """
     import math
 
     import numpy as np
@@ -93,8 +114,10 @@ def sample_images(models, config, flags, label, position):
 
     vqvae, prior = models
     box = dataset.Box(*config["crop_box"])
+    first, end = shard_of(len(label), *flags.shard)
+    starts = range(first - first % BLOCK, end, BLOCK)
     began = None
-    for start in progress(range(0, len(label), BLOCK), desc="sampling", unit=" blocks"):
+    for start in progress(starts, desc="sampling", unit=" blocks"):
         indices = range(start, start + BLOCK)  # the last block is padded
         uniforms = np.stack([random_generator(flags.seed, "codes", i).random(prior.grid, np.float32) for i in indices])
         conditions = [np.pad(ids[start: start + BLOCK], (0, BLOCK - len(ids[start: start + BLOCK])), mode="edge")
@@ -103,10 +126,10 @@ def sample_images(models, config, flags, label, position):
         crops = to_bytes(np.asarray(vqvae.decode(codes)))[..., None]
         images = dataset.paste(crops, box, config["frame"])  # (BLOCK, H, W, 1)
         began = began or time.perf_counter()  # start-up and tracing are over with the first block
-        for i in range(min(BLOCK, len(label) - start)):
-            yield start + i, images[i], float(log_likelihood[i]) / math.log(2)
-    if start > 0:
-        rate = start / (time.perf_counter() - began)
+        for i in range(max(first, start), min(end, start + BLOCK)):
+            yield i, images[i - start], float(log_likelihood[i - start]) / math.log(2)
+    if len(starts) > 1:
+        rate = BLOCK * (len(starts) - 1) / (time.perf_counter() - began)
         print(f"{rate:.1f} samples/s, start-up and the first {BLOCK} aside")
 
 
@@ -117,8 +140,12 @@ def sample(flags):
     import dataset
 
     folder, config = open_run(flags.run)
+    part, parts = flags.shard
+    if parts > flags.num_images:
+        raise UserError(f"--shard {part}/{parts}: {flags.num_images} images make {flags.num_images} parts at most")
     label, position = choose_conditions(flags, config, read_slices(folder))
-    out = Path(flags.out) if flags.out else folder / "samples" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}" + (f"-{part}of{parts}" if parts > 1 else "")
+    out = Path(flags.out) if flags.out else folder / "samples" / name
     with new_folder(out) as unfinished:
         start_tensorflow()
         models = load_models(folder)

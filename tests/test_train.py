@@ -205,11 +205,27 @@ def test_finished_run_is_never_overwritten(finished_run, slices_folder):
     assert weights(finished_run / "vqvae.keras") == before
 
 
+def test_shards_make_what_one_process_makes(finished_run, tmp_path):
+    whole = sample(finished_run, tmp_path / "whole", "--num-images", "70", "--seed", "3")
+    shards, rows = {}, []
+    for part in (1, 2, 3):  # images 0 to 22, 23 to 45 (blocks 0 and 1), 46 to 69 (blocks 1 and 2)
+        folder = tmp_path / f"{part}"
+        images = sample(finished_run, folder, "--num-images", "70", "--seed", "3", "--shard", f"{part}/3")
+        assert not shards.keys() & images.keys()
+        shards |= images
+        rows += (folder / "samples.csv").read_text().splitlines()[1:]
+    assert shards == whole
+    assert rows == (tmp_path / "whole" / "samples.csv").read_text().splitlines()[1:]
+
+
 @pytest.mark.parametrize(("flags", "sentence"), [
     (["--label", "MCI"], "unknown --label MCI: this run has AD, NC and none"),
     (["--position", "4"], "unknown --position 4: this run has 0 to 3 and none"),
     (["--num-images", "0"], "--num-images"),
     (["--top-p", "2"], "--top-p"),
+    (["--shard", "0/3"], "--shard: must be I/N with 1 <= I <= N"),
+    (["--shard", "4/3"], "--shard: must be I/N with 1 <= I <= N"),
+    (["--shard", "1/3", "--num-images", "2"], "2 images make 2 parts at most"),
     (["--reconstruct", "nowhere"], "nowhere does not exist"),
 ])
 def test_mistakes_in_prediction(flags, sentence, finished_run, tmp_path):
