@@ -323,6 +323,7 @@ class LoadedImages:
         problems: list of (path, reason), in the order of the paths.
         brain_boxes: (N, 4) int: top, left, height, width in pixels of the brain; zeros where there is none.
         sizes: Counter of the (height, width) that the usable files had.
+        digests: list of the sha256 of the pixels of each usable image, in hexadecimal.
         fingerprint: sha256 over the usable paths and their pixels, in any order, in hexadecimal.
     """
 
@@ -332,6 +333,7 @@ class LoadedImages:
     problems: list
     brain_boxes: object
     sizes: Counter
+    digests: list
     fingerprint: str
 
 
@@ -374,10 +376,11 @@ def load_images(root, paths, image_size=None, cache_folder=None, workers=None):
         for new, old in enumerate(rows) if problems else ():
             images[new] = images[old]
     kept = [paths[row] for row in rows]
-    digests = sorted(f"{path}\0{check.digest}\n" for path, check in zip(kept, good, strict=True))
-    fingerprint = hashlib.sha256("".join([f"{frame}\n", *digests]).encode()).hexdigest()
+    digests = [check.digest for check in good]
+    lines = sorted(f"{path}\0{digest}\n" for path, digest in zip(kept, digests, strict=True))
+    fingerprint = hashlib.sha256("".join([f"{frame}\n", *lines]).encode()).hexdigest()
     boxes = np.array([check.brain_box for check in good])
-    return LoadedImages(images[:len(rows)], kept, usable, problems, boxes, sizes, fingerprint)
+    return LoadedImages(images[:len(rows)], kept, usable, problems, boxes, sizes, digests, fingerprint)
 
 
 class _Check(NamedTuple):
@@ -512,6 +515,27 @@ def _report(problems, total):
         shown = "".join(f"\n  {path}: {reason}" for path, reason in problems[:NAMES_SHOWN])
         more = f"\n  and {len(problems) - NAMES_SHOWN} more" if len(problems) > NAMES_SHOWN else ""
         warn(f"{len(problems)} of {total} files cannot be used and are left out:{shown}{more}")
+
+
+def warn_of_leakage(slices, loaded):
+    """Tell which images are in more than one split, by their pixels; images without a brain do not count.
+
+    Args:
+        slices: DataFrame with path and split of the N usable images.
+        loaded: their LoadedImages.
+
+    Returns:
+        The number of images that are in another split, too.
+    """
+    table = slices.assign(digest=loaded.digests)[loaded.brain_boxes[:, 2] > 0]
+    shared = table[table.groupby("digest")["split"].transform("nunique") > 1]
+    if len(shared):
+        same = [" = ".join(paths) for _, paths in shared.groupby("digest", sort=False)["path"]]
+        shown = "".join(f"\n  {paths}" for paths in same[:NAMES_SHOWN])
+        more = f"\n  and {len(same) - NAMES_SHOWN} more" if len(same) > NAMES_SHOWN else ""
+        warn(f"{len(same)} images are in more than one split under different names, so that models are judged on what "
+             f"they have seen: remove all but one of each{shown}{more}")
+    return len(shared)
 
 
 def _size_counts(sizes):
@@ -806,6 +830,7 @@ def main(argv):
         loaded = load_images(flags.data, slices["path"].tolist(), flags.image_size, cache_folder)
         slices = slices[loaded.usable].reset_index(drop=True)
         _print_table(slices, loaded)
+        warn_of_leakage(slices, loaded)
         try:
             _contact_sheet(sheet, slices, loaded.images)
         except OSError as error:

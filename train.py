@@ -241,6 +241,7 @@ def prepare_data(config, known=None):
         if loaded.usable.all():
             break
         slices = slices.drop(index=slices.index[used[~loaded.usable]])
+    dataset.warn_of_leakage(used_rows, loaded)
     parts, start = {}, 0
     for split in ("train", "validation"):
         rows = used_rows[used_rows["split"] == split]
