@@ -167,12 +167,13 @@ def main():
         from utils import image_sheet, load_models
 
         box, (originals, shown) = dataset.Box(*config["crop_box"]), parts[metrics["split"]]
-        middle = np.flatnonzero(shown["position"] == shown["position"].median().round())[:8]
+        middle = np.flatnonzero(shown["position"] == shown["position"].median().round())[:6]
         vqvae = load_models(folder, prior=False)[0]
         mine = dataset.paste(np.asarray(vqvae(dataset.crop(originals[middle], box).astype("float32") / 255)), box,
                              tuple(config["frame"]))
-        image_sheet(flags.figure, np.concatenate([originals[middle] / 255, decoded[middle][..., None] / 255, mine]),
-                    len(middle), row_names=("original", "peer", "ours"))
+        rows = [dataset.crop(images, box) for images in (
+            originals[middle] / 255, decoded[middle][..., None] / 255, mine)]  # what is outside is black
+        image_sheet(flags.figure, np.concatenate(rows), len(middle), row_names=("original", "peer", "ours"))
 
 
 if __name__ == "__main__":
