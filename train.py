@@ -57,9 +57,15 @@ PRESETS = {
     "default": dict(image_size=None, num_codes=1024, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=6500, prior_steps=3800, prior_layers=12, prior_width=96, prior_dropout=0.2,
                     batch_size=8, evaluations=12, slice_limit=None, demo_people=100, precision="auto"),
-    "large": dict(image_size=None, num_codes=512, code_dim=32, vqvae_width=128, residual_blocks=3,
-                  vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, batch_size=32,
-                  evaluations=40, slice_limit=None, demo_people=100, precision="auto"),
+    # The default with a GPU's width, codes and time: about a day of one, by the README's reckoning; not tried.
+    "large": dict(image_size=None, num_codes=2048, code_dim=16, vqvae_width=128, residual_blocks=3,
+                  vqvae_steps=60000, prior_steps=100000, prior_layers=16, prior_width=256, prior_dropout=0.2,
+                  batch_size=32, evaluations=40, slice_limit=None, demo_people=100, precision="auto"),
+    # As published: van den Oord et al. 2017, §4.1, and 2016, §3.3, with our layers and schedule; not tried.
+    "paper": dict(image_size=None, downsample=4, num_codes=512, code_dim=64, vqvae_width=256, residual_blocks=2,
+                  loss="squared", gradient_codebook=True, learning_rate=2e-4, augment=0.0, prior_dropout=0.0,
+                  vqvae_steps=250000, prior_steps=200000, prior_layers=20, prior_width=384, batch_size=128,
+                  evaluations=100, slice_limit=None, demo_people=100, precision="auto"),
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
