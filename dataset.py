@@ -714,7 +714,7 @@ def twice_as_fine(images):
 
 
 def training_batches(images, columns, batch_size, seed, box, first_step=0, augmented=1.0, flip=False,
-                     purpose="train"):
+                     purpose="train", parts=1, own=None):
     """Batches for ever; step s is a function of (seed, purpose, s) alone, so resuming is counting.
 
     The rows are shuffled anew for every epoch, and the epochs follow each other without a seam: step s
@@ -725,34 +725,39 @@ def training_batches(images, columns, batch_size, seed, box, first_step=0, augme
         columns: dict of (N,) int arrays that go with the images, such as label and position.
         first_step: int, the step to begin with.
         augmented: the probability that a slice is augmented at all.
+        parts: int, a divisor of the batch size: every batch is cut into so many, one for each replica.
+        own: the numbers of the parts that are wanted, from 0; they follow each other step by step. Default: all.
 
     Returns:
-        tf.data.Dataset of dicts: image (B, box.height, box.width, 1) float32 in [0, 1], augmentation (B, 6)
-        float32, and the columns (B,).
+        tf.data.Dataset of dicts: image (B / parts, box.height, box.width, 1) float32 in [0, 1], augmentation
+        (B / parts, 6) float32, and the columns (B / parts,).
     """
     import numpy as np
     import tensorflow as tf
+
+    own, part_size = list(range(parts) if own is None else own), batch_size // parts
 
     @lru_cache(maxsize=4)
     def order(epoch):
         return random_generator(seed, f"{purpose} order", epoch).permutation(len(images))
 
-    def gather(step):
-        first = int(step) * batch_size
-        places = np.arange(first, first + batch_size)
+    def gather(count):
+        step, turn = divmod(int(count), len(own))
+        first = step * batch_size + own[turn] * part_size
+        places = np.arange(first, first + part_size)
         rows = np.array([order(int(place) // len(images))[place % len(images)] for place in places])
-        parameters = draw_augmentations(seed, f"{purpose} augmentation", first, batch_size, flip, augmented)
+        parameters = draw_augmentations(seed, f"{purpose} augmentation", first, part_size, flip, augmented)
         return np.asarray(images[rows]), parameters, rows
 
-    def load(step):
-        batch, parameters, rows = tf.numpy_function(gather, [step], (tf.uint8, tf.float32, tf.int64), stateful=False)
-        batch = tf.ensure_shape(batch, (batch_size, *images.shape[1:]))
-        parameters = tf.ensure_shape(parameters, (batch_size, 6))
-        rows = tf.ensure_shape(rows, (batch_size,))
+    def load(count):
+        batch, parameters, rows = tf.numpy_function(gather, [count], (tf.uint8, tf.float32, tf.int64), stateful=False)
+        batch = tf.ensure_shape(batch, (part_size, *images.shape[1:]))
+        parameters = tf.ensure_shape(parameters, (part_size, 6))
+        rows = tf.ensure_shape(rows, (part_size,))
         return {"image": augment(batch, parameters, box), "augmentation": parameters,
                 **{name: tf.gather(column, rows) for name, column in columns.items()}}
 
-    return _parallel(tf.data.Dataset.counter(start=first_step), load)
+    return _parallel(tf.data.Dataset.counter(start=first_step * len(own)), load)
 
 
 def evaluation_batches(images, columns, batch_size, box):

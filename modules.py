@@ -22,6 +22,46 @@ LOG_2 = 0.6931471805599453
 registered = keras.saving.register_keras_serializable("brains")
 
 
+# ---- many replicas (tf.distribute): a step of all together is the step of one alone -----------
+
+
+def replicas():
+    """How many copies of the model share a batch; 1 unless a tf.distribute strategy says otherwise."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def mean_over_replicas(values):
+    """Means of the whole batch from means of this replica's part; any structure of tensors."""
+    return tf.distribute.get_replica_context().all_reduce("mean", values) if replicas() > 1 else values
+
+
+def whole_batch(x):
+    """This replica's part (B / replicas, …) of a batch -> the whole batch (B, …), on every replica."""
+    if replicas() == 1:
+        return x
+    gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
+    return tf.ensure_shape(gathered, (x.shape[0] * replicas(), *x.shape[1:]))
+
+
+def own_uniforms(shape, seed):
+    """Uniforms in [0, 1) for this replica's part of the batch, the same that one replica would draw for all of it."""
+    rows = shape[0]
+    first = rows * tf.distribute.get_replica_context().replica_id_in_sync_group
+    return tf.random.stateless_uniform((rows * replicas(), *shape[1:]), seed)[first: first + rows]
+
+
+def apply_gradients(model, gradients):
+    """One optimizer step with the gradients of the whole batch.
+
+    Keras clips what each replica gives and then adds up, so each gives its share of the whole, and ``optimizer``
+    clips at the share of the norm: clipping and adding are then those of the whole batch.
+    """
+    if replicas() > 1:
+        dense_gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # those of embeddings are not
+        gradients = [gradient / replicas() for gradient in mean_over_replicas(dense_gradients)]
+    model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+
 # ---- building blocks of the VQ-VAE ------------------------------------------------------------
 
 
@@ -151,14 +191,15 @@ class VectorQuantizer(layers.Layer):
         self.decay, self.revival = decay, revival
 
     def build(self, shape):
-        self.codebook = self.add_weight(name="codebook", shape=(self.code_dim, self.num_codes),
-                                        initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
-                                        trainable=not self.ema, autocast=False)
+        # All replicas compute the same averages, of the whole batch, so the first one's are everybody's.
+        weight = partial(self.add_weight, autocast=False, aggregation="only_first_replica")
+        self.codebook = weight(name="codebook", shape=(self.code_dim, self.num_codes),
+                               initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
+                               trainable=not self.ema)
         if self.ema:
-            self.counts = self.add_weight(name="counts", shape=(self.num_codes,), initializer="ones",
-                                          trainable=False, autocast=False)
-            self.sums = self.add_weight(name="sums", shape=(self.code_dim, self.num_codes),
-                                        initializer="zeros", trainable=False)
+            self.counts = weight(name="counts", shape=(self.num_codes,), initializer="ones", trainable=False)
+            self.sums = weight(name="sums", shape=(self.code_dim, self.num_codes), initializer="zeros",
+                               trainable=False)
             self.sums.assign(self.codebook)
 
     def call(self, z_e):
@@ -334,19 +375,19 @@ class VQVAE(keras.Model):
                 + terms.get("codebook", 0.0))
 
     def train_step(self, batch):
-        """One optimizer step on ``batch["image"]``; returns the loss, its terms and the codes seen."""
+        """One optimizer step on ``batch["image"]``; returns the loss, its terms and the codes seen, of all replicas."""
         with tf.GradientTape() as tape:
             terms, z_e, codes = self.losses_of(batch["image"])
             loss = self.total(terms)
             scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
-        weights = self.trainable_variables
         step = ops.cast(self.optimizer.iterations, "int32")
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
+        apply_gradients(self, tape.gradient(scaled_loss, self.trainable_variables))
+        z_e, codes = whole_batch(z_e), whole_batch(codes)
         if self.quantizer.ema:
             # No code is revived in the last quarter: the decoder needs time to learn a moved code.
             revive = step < tf.cast(0.75 * self.planned_steps, tf.int32)
             self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]), revive)
-        return {"loss": loss, **terms, "codes": codes}
+        return {**mean_over_replicas({"loss": loss, **terms}), "codes": codes}
 
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
@@ -481,7 +522,7 @@ class GatedLayer(layers.Layer):
 
 def drop_channels(x, rate, seed):
     """Spatial dropout (Tompson et al. 2015): whole channels of an image at once, from a stateless seed."""
-    kept = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, x.shape[-1]), seed) >= rate
+    kept = own_uniforms((tf.shape(x)[0], 1, 1, x.shape[-1]), seed) >= rate
     return x * ops.cast(kept, x.dtype) / (1 - rate)
 
 
@@ -597,13 +638,12 @@ class GatedPixelCNN(keras.Model):
             log_likelihood = self.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
             loss = -ops.mean(log_likelihood) / LOG_2
             scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
-        weights = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, weights), weights, strict=True))
-        return {"loss": loss}
+        apply_gradients(self, tape.gradient(scaled_loss, self.trainable_variables))
+        return {"loss": mean_over_replicas(loss)}
 
     def drop_condition(self, condition, seed):
         """(B,) int -> the same, each set to 0 (none) with probability ``condition_dropout``."""
-        kept = tf.random.stateless_uniform(tf.shape(condition), seed) >= self.settings["condition_dropout"]
+        kept = own_uniforms((tf.shape(condition)[0],), seed) >= self.settings["condition_dropout"]
         return ops.where(kept, condition, 0)
 
     def sample(self, uniforms, label, position, temperature=1.0, top_k=None, top_p=None, known=None, mask=None):
@@ -723,12 +763,14 @@ class WeightAverage:
 
     def __init__(self, model, decay):
         self.weights, self.decay = model.trainable_variables, decay
-        self.averages = [tf.Variable(weight, trainable=False) for weight in self.weights]
-        self.updates = tf.Variable(0, dtype=tf.int64)
+        variable = partial(tf.Variable, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        self.averages = [variable(weight) for weight in self.weights]
+        self.updates = variable(0, dtype=tf.int64)
 
     def update(self):
         """Move every average towards its weight; to be called inside the training step's graph."""
-        n = tf.cast(self.updates.assign_add(1), tf.float32)
+        self.updates.assign_add(1)
+        n = tf.cast(self.updates, tf.float32)
         rate = 1.0 - tf.minimum(self.decay, (1.0 + n) / (10.0 + n))
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.assign_sub(rate * (average - weight))
@@ -746,4 +788,4 @@ def optimizer(learning_rate, steps, warmup_steps=100):
     warmup_steps = min(warmup_steps, steps // 4)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps)
-    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0, name="adam")
+    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0 / replicas(), name="adam")

@@ -10,17 +10,19 @@ import json
 import os
 import platform
 import shutil
+import signal
 import time
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 from utils import (
     CONFIG_FORMAT,
     Interrupted,
     Parser,
+    Team,
     UserError,
     checkpoints,
+    cluster_task,
     finishing_step,
     git_commit,
     load_checkpoint,
@@ -40,7 +42,7 @@ from utils import (
     save_checkpoint,
     save_json,
     save_model,
-    start_tensorflow,
+    start_distributed,
 )
 
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
@@ -69,7 +71,7 @@ PRESETS = {
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
-              metadata=None, subject_pattern=None, checkpoint_minutes=5.0)
+              metadata=None, subject_pattern=None, checkpoint_minutes=5.0, distribute="none")
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
 VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook",
                "loss", "vqvae_width", "residual_blocks", "vqvae_steps")
@@ -105,7 +107,7 @@ def parse_flags(argv):
     group.add_argument("--stage", choices=("vqvae", "prior", "all"), default="all",
                        help="prior: go on with a --run whose VQ-VAE is done (default all)")
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
-    group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, which goes with no other flag")
+    group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, as it began")
     group.add_argument("--checkpoint-minutes", type=number(float, 0, 1e6), metavar="MINUTES",
                        help="how often the whole state is saved (default 5)")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
@@ -113,6 +115,8 @@ def parse_flags(argv):
                        help="auto times bfloat16 where it could be faster (default auto)")
     group.add_argument("--nondeterministic", dest="deterministic", action="store_false", **suppress,
                        help="let kernels sum in any order: a run can then not be repeated bit for bit")
+    group.add_argument("--distribute", choices=("none", "mirrored", "multiworker"),
+                       help="train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names")
     group.add_argument("--dry-run", action="store_true",
                        help="print the resolved config, sizes and an estimate of the time; make no run")
 
@@ -141,8 +145,11 @@ def parse_flags(argv):
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
 
-def resolve_config(flags):
+def resolve_config(flags, chief=True):
     """Preset, defaults and flags -> one config; or that of the run which is continued or copied.
+
+    Args:
+        chief: whether this process is the one that makes the run folder.
 
     Raises:
         UserError: flags that contradict each other, or a run folder that may not be used.
@@ -182,7 +189,9 @@ def resolve_config(flags):
                         "prior": "wanted" if stage != "vqvae" else "not wanted"}
     name = run or f"{config['preset']}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = run_folder(name)
-    if stage != "prior":
+    if config["distribute"] == "multiworker" and run is None:
+        raise UserError("--distribute multiworker needs --run: all workers must know the run folder")
+    if stage != "prior" and chief:
         refuse_taken(folder)
     config["finished"] = False
     return folder, config
@@ -191,14 +200,14 @@ def resolve_config(flags):
 def resumed_config(flags, stage, source_name, run):
     """The folder and config of the run that --resume names."""
     name = flags.pop("resume")
-    minutes = flags.pop("checkpoint_minutes", None)
+    changed = {key: flags.pop(key) for key in ("checkpoint_minutes", "distribute") if key in flags}
     if flags or stage != "all" or source_name or run:
-        raise UserError("--resume goes on as the run began, and goes with no other flag than --checkpoint-minutes")
+        raise UserError("--resume goes on as the run began, and goes with no other flag than --checkpoint-minutes and "
+                        "--distribute")
     folder = run_folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no run at {folder}: start one with python train.py --run {name}")
-    config = COMMON | read_config(folder)
-    return folder, config | ({"checkpoint_minutes": minutes} if minutes is not None else {})
+    return folder, COMMON | read_config(folder) | {"distribute": "none"} | changed
 
 
 def refuse_taken(folder):
@@ -374,9 +383,12 @@ class Stage:
     """The training loop that both stages share: steps, evaluations, the best weights, logs, checkpoints.
 
     Everything that the next step depends on is in a checkpoint, and everything drawn is a function of the
-    step: a run that was stopped and resumed ends in the same bytes as one that was not.
+    step: a run that was stopped and resumed ends in the same bytes as one that was not. All processes of the
+    team go through the same steps, and the chief writes. What is made in the scope of the team's strategy is made
+    by all of them together, so what the chief does alone must stay outside.
 
     Args:
+        team: the Team that trains.
         name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
         step: batch -> dict of metrics of the batch; one optimizer step.
         evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
@@ -384,22 +396,27 @@ class Stage:
         checkpoint_minutes: how often the state is saved.
     """
 
-    def __init__(self, tf, folder, name, model, step, evaluate, pictures, checkpoint_minutes):
+    def __init__(self, team, folder, name, model, step, evaluate, pictures, checkpoint_minutes):
         import modules
 
-        self.tf, self.folder, self.name, self.model = tf, folder, name, model
+        self.team, self.folder, self.name, self.model = team, folder, name, model
         self.evaluate, self.pictures, self.checkpoint_minutes = evaluate, pictures, checkpoint_minutes
-        self.average = modules.WeightAverage(model, AVERAGE_DECAY)
-        model.optimizer.build(model.trainable_variables)
+        with team.strategy.scope():
+            self.average = modules.WeightAverage(model, AVERAGE_DECAY)
+            model.optimizer.build(model.trainable_variables)
         self.state = {"step": 0, "best": None, "worse": 0, "seconds": 0.0, "history": [], "recent": []}
 
-        @tf.function
-        def step_and_average(batch):
+        def step_here(batch, stop):
             metrics = step(batch)
             self.average.update()
-            return metrics
+            return metrics | {"stop": modules.mean_over_replicas(1.0 * stop)}  # a product is on the replica's device
 
-        self.step = step_and_average
+        @team.tf.function
+        def step_everywhere(batch, stop):
+            metrics = team.strategy.run(step_here, (batch, stop))
+            return {key: team.local(value) for key, value in metrics.items()}
+
+        self.step = step_everywhere
 
     def variables(self):
         """All that a step changes."""
@@ -407,6 +424,8 @@ class Stage:
 
     def save(self):
         """Write a checkpoint of this instant."""
+        if not self.team.chief:
+            return
         save_checkpoint(self.folder / "checkpoints", self.name, self.state["step"], self.variables(), self.state)
 
     def restore(self):
@@ -424,8 +443,9 @@ class Stage:
         ``batches_from`` gives the batches from a step (counted from 0) on.
         """
         self.restore()
-        state, every = self.state, -(-steps // evaluations)
-        writer = self.tf.summary.create_file_writer(str(self.folder / "tensorboard" / self.name))
+        state, every, summary = self.state, -(-steps // evaluations), self.team.tf.summary
+        writer = (summary.create_file_writer(str(self.folder / "tensorboard" / self.name)) if self.team.chief
+                  else summary.create_noop_writer())
         bar = progress(total=steps * batch_size, initial=state["step"] * batch_size, unit=" slices", desc=self.name,
                        unit_scale=False)
         start, evaluating, first, held_out = time.perf_counter(), 0.0, state["step"], {}
@@ -433,11 +453,13 @@ class Stage:
         numbers = range(first + 1, first + 1 if state["worse"] >= PATIENCE else steps + 1)
         with finishing_step() as signals:
             for step, batch in zip(numbers, batches_from(first), strict=False):
-                metrics = {key: float(value) for key, value in self.step(batch).items() if value.shape == ()}
+                found = self.step(batch, self.team.tf.constant(float(bool(signals))))
+                metrics = {key: float(value) for key, value in found.items() if value.shape == ()}
+                stop = metrics.pop("stop") > 0  # a signal reached one of the processes
                 if not all(value == value and abs(value) != float("inf") for value in metrics.values()):
-                    kept = next(iter(checkpoints(self.folder / "checkpoints", self.name)), "none was made yet")
                     raise UserError(f"the loss of {self.name} is not a number at step {step} (last good checkpoint: "
-                                    f"{kept}): start a new run with a lower --learning-rate")
+                                    f"{last_good(self.folder, self.name)}): start a new run with a lower "
+                                    "--learning-rate")
                 state["step"] = step
                 state["recent"].append(metrics)
                 bar.update(batch_size)
@@ -452,35 +474,38 @@ class Stage:
                 if state["worse"] >= PATIENCE:
                     bar.write(f"{self.name}: no better for {PATIENCE} evaluations, stopped early")
                     break
-                if signals:
+                if stop:
                     break
                 if time.perf_counter() - saved > 60 * self.checkpoint_minutes and step < steps:
                     self.save()
                     saved = time.perf_counter()
             if state["step"] > first:
                 self.save()
+            self.team.wait()
         bar.close()
         writer.close()
-        if signals:
-            raise Interrupted(signals[0], f"{self.name} was stopped after step {state['step']} and saved: go on with "
-                                          f"python train.py --resume {self.folder}")
+        if signals or (state["step"] > first and stop):
+            raise Interrupted((signals or [signal.SIGTERM])[0], f"{self.name} was stopped after step {state['step']} "
+                              f"and saved: go on with python train.py --resume {self.folder}")
 
     def look(self, writer, bar, rate):
         """Evaluate the averaged weights, keep them if they are the best, and write a row of history."""
         state = self.state
         training = {key: sum(row[key] for row in state["recent"]) / len(state["recent"]) for key in state["recent"][0]}
         self.average.swap()
-        held_out = self.evaluate()
+        held_out = self.team.agree(self.evaluate())
         improved = state["best"] is None or held_out["loss"] < state["best"]
         if improved:
             state["best"], state["worse"] = held_out["loss"], 0
-            save_model(self.model, self.folder / f"{self.name}.keras")
+            if self.team.chief:
+                save_model(self.model, self.folder / f"{self.name}.keras")
         else:
             state["worse"] += 1
         state["history"].append({
             "step": state["step"], **training, **{f"validation_{key}": value for key, value in held_out.items()},
             "slices_per_second": rate, "seconds": state["seconds"]})
-        self.log(writer, state["history"])
+        if self.team.chief:
+            self.log(writer, state["history"])
         self.average.swap()
         bar.write(f"{self.name} {state['step']}: loss {training['loss']:.4f}; validation "
                   + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
@@ -496,21 +521,22 @@ class Stage:
             rows.writerows(history)
         with writer.as_default(step=history[-1]["step"]):
             for key, value in history[-1].items():
-                self.tf.summary.scalar(key, value)
+                self.team.tf.summary.scalar(key, value)
             for key, images in self.pictures().items():
-                self.tf.summary.image(key, images, max_outputs=8)
+                self.team.tf.summary.image(key, images, max_outputs=8)
         writer.flush()
 
 
-def train_vqvae(tf, config, folder, parts, box):
+def train_vqvae(team, config, folder, parts, box):
     """Stage 1."""
     import numpy as np
 
     import dataset
     from metrics import evenly, image_metrics, mean_by_person, value_of
 
-    train, validation = parts["train"], thinned(parts["validation"])
-    vqvae = build_vqvae(config, box, config["precision_resolved"])
+    tf, train, validation = team.tf, parts["train"], thinned(parts["validation"])
+    with team.strategy.scope():
+        vqvae = build_vqvae(config, box, config["precision_resolved"])
     first = evenly(np.arange(len(train["images"])), 64)
     vqvae.initialise_codebook(dataset.crop(train["images"][first], box).astype("float32") / 255)
     encode, decode = tf.function(vqvae.encode), tf.function(vqvae.decode)
@@ -536,14 +562,14 @@ def train_vqvae(tf, config, folder, parts, box):
         metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
         return metrics
 
-    stage = Stage(tf, folder, "vqvae", vqvae, step, evaluate,
+    stage = Stage(team, folder, "vqvae", vqvae, step, evaluate,
                   lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]},
                   config["checkpoint_minutes"])
-    stage.fit(training_batches(config, train, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
+    stage.fit(training_batches(team, config, train, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
               config["batch_size"])
 
 
-def train_prior(tf, config, folder, parts, box):
+def train_prior(team, config, folder, parts, box):
     """Stage 2, on codes of slices that are augmented and encoded afresh for every step."""
     import numpy as np
 
@@ -551,9 +577,10 @@ def train_prior(tf, config, folder, parts, box):
     from utils import file_sha256
 
     train, validation = parts["train"], thinned(parts["validation"])
-    (vqvae,) = load_models(folder, prior=False)
-    prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
-    bits_per_code = tf.function(prior.bits_per_code)
+    with team.strategy.scope():
+        (vqvae,) = load_models(folder, prior=False)
+        prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
+    bits_per_code = team.tf.function(prior.bits_per_code)
     held_out = [{**batch, "codes": vqvae.encode(batch["image"])} for batch in
                 dataset.evaluation_batches(validation["images"], validation["columns"], 16, box)]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
@@ -567,19 +594,29 @@ def train_prior(tf, config, folder, parts, box):
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
         return {"samples": vqvae.decode(codes)}
 
-    stage = Stage(tf, folder, "prior", prior,
+    stage = Stage(team, folder, "prior", prior,
                   lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}),
                   evaluate, pictures, config["checkpoint_minutes"])
-    stage.fit(training_batches(config, train, box, "prior"), config["prior_steps"], config["evaluations"],
+    stage.fit(training_batches(team, config, train, box, "prior"), config["prior_steps"], config["evaluations"],
               config["batch_size"])
 
 
-def training_batches(config, train, box, purpose):
-    """first step (counted from 0) -> the batches of a stage from there on."""
+def training_batches(team, config, train, box, purpose):
+    """first step (counted from 0) -> the batches of a stage from there on, each replica's part to each."""
     import dataset
 
-    return partial(dataset.training_batches, train["images"], train["columns"], config["batch_size"], config["seed"],
-                   box, augmented=config["augment"], flip=config["flip"], purpose=purpose)
+    def batches_from(first):
+        def pipeline(context):
+            parts = team.strategy.num_replicas_in_sync
+            here = parts // context.num_input_pipelines  # replicas of this process
+            return dataset.training_batches(
+                train["images"], train["columns"], config["batch_size"], config["seed"], box, first, config["augment"],
+                config["flip"], purpose, parts, range(context.input_pipeline_id * here,
+                                                      (context.input_pipeline_id + 1) * here))
+
+        return team.strategy.distribute_datasets_from_function(pipeline)
+
+    return batches_from
 
 
 def thinned(part):
@@ -649,30 +686,44 @@ def estimate_time(tf, config, vqvae, prior, box):
 def main(argv):
     """Train; see ``python train.py --help``."""
     flags = parse_flags(argv)
-    folder, config = resolve_config(flags)
+    worker, workers = cluster_task() if flags.get("distribute") == "multiworker" else (0, 1)
+    folder, config = resolve_config(flags, chief=worker == 0)
     if "validation" in config and "wanted" not in config["stages"].values():
         print(f"{folder} is finished: there is nothing to resume")
         return
-    start = time.perf_counter()
-    tf = start_tensorflow(config["deterministic"])
+    start, dry_run, resuming = time.perf_counter(), flags.get("dry_run"), "resume" in flags
+    if workers > 1:
+        print(f"worker {worker} of 0 to {workers - 1} waits for the others", flush=True)
+    tf, strategy = start_distributed(config["deterministic"], "none" if dry_run else config["distribute"])
+    team = Team(tf, strategy, worker, workers)
+    check_batch_size(config, strategy.num_replicas_in_sync)
     import dataset
     import report
     from metrics import print_measurement
 
-    resuming = "resume" in flags
     with ExitStack() as stack:
-        if resuming:
-            stack.enter_context(locked(folder))
-        slices, parts = prepare_data(config, folder if resuming else config["source"])
-        box = dataset.Box(*config["crop_box"])
-        if not resuming:
-            plan_run(tf, config, box, flags.get("dry_run"))
-            if flags.get("dry_run"):
-                return
-            begin_run(folder, config, slices)
-            stack.enter_context(locked(folder))
+        stack.enter_context(readable_losses(tf, folder))
+        if team.chief:
+            if resuming:
+                stack.enter_context(locked(folder))
+            slices, parts = prepare_data(config, folder if resuming else config["source"])
+            if not resuming:
+                plan_run(tf, config, dataset.Box(*config["crop_box"]), dry_run)
+                if dry_run:
+                    return
+                begin_run(folder, config, slices)
+                stack.enter_context(locked(folder))
+        team.wait()
+        if not team.chief:
+            if not (folder / "config.json").is_file():
+                raise UserError(f"worker {worker} does not see the run folder {folder} that the chief made: it must be "
+                                "on a disk that all workers share")
+            config = COMMON | read_config(folder)
+            parts = prepare_data(config, folder)[1]
         stack.enter_context(readable_disk_errors(folder))
-        train_stages(tf, config, folder, parts, box)
+        train_stages(team, config, folder, parts, dataset.Box(*config["crop_box"]))
+        if not team.chief:
+            return
         config["seconds"] = round(time.perf_counter() - start, 1)
         save_json(folder / "config.json", config)
         report.write_model_card(folder, config)
@@ -680,6 +731,16 @@ def main(argv):
     print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
     if config["finished"]:
         print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+
+
+def check_batch_size(config, replicas):
+    """Raise a UserError unless the batch can be cut into equal parts, and say how it is."""
+    if config["batch_size"] % replicas:
+        raise UserError(f"--batch-size {config['batch_size']} cannot be shared evenly by {replicas} devices: choose a "
+                        f"multiple of {replicas}")
+    if config["distribute"] != "none":
+        print(f"{replicas} devices, {config['batch_size'] // replicas} slices of each batch of {config['batch_size']} "
+              "on each")
 
 
 def plan_run(tf, config, box, dry_run):
@@ -719,23 +780,44 @@ def readable_disk_errors(folder):
     try:
         yield
     except OSError as error:
-        newest = next(iter(checkpoints(folder / "checkpoints")), "none was made yet")
         raise UserError(f"{error.filename or folder} cannot be written ({error.strerror or error}); the last good "
-                        f"checkpoint is {newest}: make room, then python train.py --resume {folder}") from None
+                        f"checkpoint is {last_good(folder)}: make room, then python train.py --resume "
+                        f"{folder}") from None
 
 
-def train_stages(tf, config, folder, parts, box):
+@contextmanager
+def readable_losses(tf, folder):
+    """A worker that is gone as one sentence, on those that are left."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "ollective" not in str(error):
+            raise
+        raise UserError(f"another worker was lost; the last good checkpoint is {last_good(folder)}: start all workers "
+                        f"again with --resume {folder} --distribute multiworker") from None
+
+
+def last_good(folder, stage=""):
+    """The newest checkpoint, to be named in a sentence."""
+    return next(iter(checkpoints(folder / "checkpoints", stage)), "none was made yet")
+
+
+def train_stages(team, config, folder, parts, box):
     """Train the stages that are wanted, and measure what came out on the validation people, all of them."""
     from metrics import measure
 
     for name, train_stage in (("vqvae", train_vqvae), ("prior", train_prior)):
         if config["stages"][name] == "wanted":
-            train_stage(tf, config, folder, parts, box)
+            train_stage(team, config, folder, parts, box)
             config["stages"][name] = "finished"
-            save_json(folder / "config.json", config)
+            if team.chief:
+                save_json(folder / "config.json", config)
+            team.wait()
     config["finished"] = config["stages"]["prior"] == "finished"
-    models = load_models(folder, prior=config["finished"])
-    config["validation"] = measure(models, parts["train"], parts["validation"], box, "validation")
+    if team.chief:
+        models = load_models(folder, prior=config["finished"])
+        config["validation"] = measure(models, parts["train"], parts["validation"], box, "validation")
+    team.wait()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train
-from utils import open_run, save_json, start_tensorflow, whole_file
+from utils import Team, open_run, save_json, start_tensorflow, whole_file
 
 REPOSITORY = Path(__file__).parent.parent
 BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
@@ -361,8 +361,9 @@ def train_variant(tf, key, flags, folder, changes, base):
     slices.to_csv(folder / "slices.csv", index=False)
     if stages == ["prior"]:
         (folder / "vqvae.keras").write_bytes((Path(config["source"]) / "vqvae.keras").read_bytes())
+    team = Team(tf, tf.distribute.get_strategy())
     for name in stages:
-        (train.train_vqvae if name == "vqvae" else train.train_prior)(tf, config, folder, parts, box)
+        (train.train_vqvae if name == "vqvae" else train.train_prior)(team, config, folder, parts, box)
         config["stages"][name] = "finished"
         save_json(folder / "config.json", config)
     return config

@@ -470,6 +470,16 @@ def test_training_resumed_at_a_step_sees_what_an_uninterrupted_run_sees(tf, feed
     assert any(not np.array_equal(a["position"], b["position"]) for a, b in zip(whole, others, strict=True))
 
 
+def test_the_parts_of_a_batch_make_the_whole(tf, feed):
+    whole = take(feed(first_step=2), 4)
+    parts = [take(feed(first_step=2, parts=3, own=[part]), 4) for part in range(3)]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        for name, values in batch.items():
+            assert np.array_equal(np.concatenate([piece[name] for piece in pieces]), values), name
+    two = take(feed(first_step=2, parts=3, own=[1, 2]), 8)
+    assert_same(two, [piece for pair in zip(parts[1], parts[2], strict=True) for piece in pair])
+
+
 def test_every_epoch_covers_every_slice_once_in_a_new_order(tf, feed):
     seen = np.concatenate([batch["position"] for batch in take(feed(), 7)]).reshape(3, 7)  # 3 epochs
     assert (np.sort(seen) == np.arange(7)).all()

@@ -1,0 +1,111 @@
+"""Many workers train what one trains: losses of 1, 2 and 4 processes on this machine side by side; run by hand.
+
+    python tests/workers.py --workers 2 4 --out ReducedResults/reliability.json
+
+Smoke runs of the demo cohort in float32, 50 steps of each stage, the same batches of 8 whatever the number of
+workers. Then one of two workers is killed in mid-training: what the other says, and whether all resume.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from utils import save_json
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ["--preset", "smoke", "--vqvae-steps", "50", "--prior-steps", "50"]
+
+
+def free_ports(count):
+    """Ports of this machine that nobody listens to."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(folder, count, *flags):
+    """``count`` processes of train.py that know of each other by TF_CONFIG."""
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(count)]}
+    return [subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--distribute", "multiworker", *flags], cwd=folder, text=True,
+        env=os.environ | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for index in range(count)]
+
+
+def finish(processes, seconds=600):
+    """Wait for all; [(status, stdout, stderr)]."""
+    said = [process.communicate(timeout=seconds) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, said, strict=True)]
+
+
+def largest_difference(run, other, stage):
+    """Of the training and validation losses in two histories of a stage."""
+    import pandas as pd
+
+    columns = ["loss", "validation_loss"]
+    first, second = (pd.read_csv(folder / f"history_{stage}.csv")[columns] for folder in (run, other))
+    return float((first - second).abs().max().max())
+
+
+def compare(folder, count):
+    """Train both stages with ``count`` workers, the second on the codes of runs/1; by stage the largest difference
+    of any loss from those of the one process of runs/1."""
+    for name, flags in (("vqvae", SMOKE), ("prior", ["--vqvae", "runs/1", *SMOKE[-2:]])):
+        stage = ["--stage", "vqvae"] if name == "vqvae" else []
+        for status, _, errors in finish(start_workers(folder, count, "--run", f"runs/{count}-{name}", *flags, *stage)):
+            if status:
+                raise SystemExit(f"a worker of {count} failed with status {status}: {errors[-2000:]}")
+    return {name: largest_difference(folder / "runs/1", folder / f"runs/{count}-{name}", name)
+            for name in ("vqvae", "prior")}
+
+
+def lose_a_worker(folder, flags):
+    """Kill the second of two workers after step 20; what the chief says, and how resuming ends."""
+    run = folder / "runs" / "lost"
+    chief, other = start_workers(folder, 2, "--run", str(run), "--checkpoint-minutes", "0", *flags)
+    while not list((run / "checkpoints").glob("vqvae-00000002*")):
+        if chief.poll() is not None:
+            raise SystemExit(f"the chief ended too early: {chief.communicate()[1][-2000:]}")
+        time.sleep(0.05)
+    other.send_signal(signal.SIGKILL)
+    killed = time.perf_counter()
+    (status, _, errors), _ = finish([chief, other])
+    seconds = round(time.perf_counter() - killed, 1)
+    resumed = finish(start_workers(folder, 2, "--resume", str(run), "--checkpoint-minutes", "5"))
+    return {"status": status, "seconds_until_it_ended": seconds,
+            "sentence": (errors.strip().splitlines() or [""])[-1].replace(f"{folder}/", ""),
+            "resumed": [status for status, _, _ in resumed],
+            "finished": json.loads((run / "config.json").read_text())["finished"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--workers", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--out", required=True, metavar="JSON", help="its section workers is replaced")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        subprocess.run([sys.executable, str(ROOT / "train.py"), "--run", "runs/1", *SMOKE], cwd=folder, check=True)
+        report = {f"largest difference of losses, {count} workers": compare(folder, count) for count in flags.workers}
+        report["one of two killed"] = lose_a_worker(folder, SMOKE)
+    out = Path(flags.out)
+    sections = json.loads(out.read_text()) if out.exists() else {}
+    save_json(out, sections | {"workers": report})
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
