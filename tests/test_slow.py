@@ -75,7 +75,7 @@ def test_other_commands_of_the_readme(workplace):
 def test_a_run_that_copies_is_flagged_and_a_sound_one_is_not(tmp_path):
     """Five people, no augmentation, and weights chosen on the same five people under other names.
 
-    The sound run needs the larger slices: at 60x64 its VQ-VAE is too poor for a search to tell copies from anything.
+    The sound run needs larger slices: at 60x64 its VQ-VAE is too poor for a search to tell copies from anything.
     """
     run(tmp_path, "dataset.py --demo cohort --people 15 --image-size 60 64")
     people = {}
@@ -91,7 +91,8 @@ def test_a_run_that_copies_is_flagged_and_a_sound_one_is_not(tmp_path):
     run(tmp_path, f"{smoke} --data five --run copies --augment 0 --prior-dropout 0 --vqvae-steps 600 "
                   "--prior-steps 1500")
     run(tmp_path, "dataset.py --demo larger --people 15 --image-size 120 128")
-    run(tmp_path, f"{smoke} --data larger --run sound --vqvae-steps 600 --prior-steps 300")
+    run(tmp_path, f"{smoke} --data larger --image-size 120 128 --prior-layers 6 --run sound --vqvae-steps 600 "
+                  "--prior-steps 300")
     flagged = run(tmp_path, "evaluate.py --run copies --split test --quick")
     assert "copies found" in flagged and "no copies found" not in flagged
     memorisation = json.loads((tmp_path / "runs/copies/metrics.json").read_text())["memorisation"]
