@@ -2,15 +2,16 @@
 
     python tests/faults.py --kills 30 --out ReducedResults/reliability.json
 
-Smoke runs of the demo cohort that save a checkpoint at every step, so that most kills (SIGKILL, at random
-instants from a seed) fall into a write. Each run is killed and resumed until it is finished. Then: a small full
-file system (tmpfs, where the system lets us mount one), and flipped bytes in the newest checkpoint.
+Smoke runs of the demo cohort that save a checkpoint at every step, so that many kills (SIGKILL, at random
+instants from a seed) fall into a write. Each run is killed and resumed until it is finished. Then: a small
+file system (tmpfs, where the system lets us mount one) that fills up in mid-training, bytes flipped in
+checkpoints, and the files of tests/test_fuzz.py.
 """
 
 import argparse
+import datetime
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils import checkpoints, save_json
+from utils import checkpoints, processor, save_json
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ["--preset", "smoke", "--checkpoint-minutes", "0"]
@@ -87,41 +88,94 @@ def kill_and_resume(folder, kills, seconds, numbers, expected):
             "instants": instants, "runs": runs, "files_compared": runs * len(expected), "different": different}
 
 
-def full_file_system(folder, finished):
-    """Resume on a tmpfs that is too small; returns what was said, or why it could not be tried."""
-    small = folder / "small"
+def full_file_system(folder, expected):
+    """Train on a tmpfs that fills up, then give it room and resume; or why it could not be tried."""
+    small, options = folder / "small", ("mount", "-t", "tmpfs", "tmpfs")
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)], capture_output=True).returncode:
+    if subprocess.run([*options, str(small), "-o", "size=2500k"], capture_output=True).returncode:
         return {"tried": False, "why": "no file system could be mounted here"}
     try:
-        process = start(folder, "--run", str(small / "run"), *SMOKE)
+        run = small / "run"
+        process = start(folder, "--run", str(run), *SMOKE)
         said = process.communicate()[1].strip().splitlines()
-        left = [path.name for path in small.rglob(".unfinished-*")]
-        return {"tried": True, "status": process.returncode, "sentence": said[-1] if said else "", "half_written": left}
+        report = {"tried": True, "status": process.returncode, "stopped": state_of(run),
+                  "sentence": said[-1].replace(f"{small}/", "") if said else "",
+                  "half_written": [path.name for path in small.rglob(".unfinished-*")]}
+        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
+        resumed = start(folder, "--resume", str(run))
+        report["resumed"] = resumed.wait()
+        found = contents(run, folder)
+        return report | {"different": [name for name in expected if found.get(name) != expected[name]]}
     finally:
         subprocess.run(["umount", str(small)], check=False)
+
+
+def flipped_bytes(folder, numbers, expected, times):
+    """Stop a run, flip one byte of its newest checkpoint, resume; ``times`` times, through both stages."""
+    passed_over, different = 0, []
+    for time_ in range(times):
+        run = folder / "runs" / f"flipped-{time_}"
+        process = start(folder, "--run", str(run), *SMOKE)
+        stage = ("vqvae", "prior")[time_ % 2]
+        while len(checkpoints(run / "checkpoints", stage)) < 2 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        newest = checkpoints(run / "checkpoints")[0]
+        content = bytearray(newest.read_bytes())
+        content[numbers.randrange(len(content))] ^= 1 << numbers.randrange(8)
+        newest.write_bytes(content)
+        resumed = start(folder, "--resume", str(run))
+        passed_over += "is damaged and is passed over" in resumed.communicate()[1]
+        found = contents(run, folder)
+        different += [f"{run.name}: {name}" for name in expected if found.get(name) != expected[name]]
+    return {"flips": times, "passed_over_aloud": passed_over, "different": different}
+
+
+def odd_files(folder):
+    """The files of the fuzz set: how many there are, are used, are skipped and named."""
+    from test_fuzz import SIZE, write_fuzz_set
+
+    import dataset
+
+    folder.mkdir()
+    expected = write_fuzz_set(folder)
+    slices = dataset.find_slices(folder)
+    loaded = dataset.load_images(folder, slices["path"].tolist(), SIZE)
+    return {"inputs": len(expected), "used": len(loaded.paths), "skipped": len(loaded.problems),
+            "crashed": len(expected) - len(loaded.paths) - len(loaded.problems),
+            "reasons": {path: reason.replace(f"{folder}/", "") for path, reason in loaded.problems}}
+
+
+def whole_run(folder):
+    """Train one run that is left alone: how many seconds it took, and its contents."""
+    began = time.perf_counter()
+    process = start(folder, "--run", "runs/whole", *SMOKE)
+    said = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(f"the smoke run failed: {said}")
+    return time.perf_counter() - began, contents(folder / "runs/whole", folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, metavar="JSON", help="its section faults is replaced")
+    parser.add_argument("--out", required=True, metavar="JSON", help="its sections faults and fuzz are replaced")
     flags = parser.parse_args()
+    numbers = random.Random(flags.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        began = time.perf_counter()
-        if start(folder, "--run", "runs/whole", *SMOKE).wait():
-            raise SystemExit("the smoke run failed")
-        seconds = time.perf_counter() - began
-        expected = contents(folder / "runs/whole", folder)
-        report = kill_and_resume(folder, flags.kills, seconds, random.Random(flags.seed), expected)
-        report["full_file_system"] = full_file_system(folder, folder / "runs/whole")
-        shutil.rmtree(folder / "runs")
+        seconds, expected = whole_run(folder)
+        faults = {"date": f"{datetime.date.today()}", "processor": processor(), "seed": flags.seed,
+                  "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
+                  "flipped_bytes": flipped_bytes(folder, numbers, expected, 4),
+                  "full_file_system": full_file_system(folder, expected)}
+        fuzz = odd_files(folder / "fuzz")
     out = Path(flags.out)
     sections = json.loads(out.read_text()) if out.exists() else {}
-    save_json(out, sections | {"faults": report})
-    print(json.dumps(report, indent=1))
+    save_json(out, sections | {"faults": faults, "fuzz": fuzz})
+    print(json.dumps({"faults": faults, "fuzz": fuzz}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The commands of the README in smoke form, as a user types them: in other processes, in an empty folder."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import faults
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,6 +72,13 @@ def test_other_commands_of_the_readme(workplace):
     run(workplace, "train.py --vqvae demo --run longer --prior-steps 5")
     assert "bits per code" in run(workplace, "evaluate.py --run demo --split test")
     assert len(list((workplace / "reconstructed").glob("*_difference.png"))) == 80
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path):
+    """The quick version of tests/faults.py."""
+    seconds, expected = faults.whole_run(tmp_path)
+    report = faults.kill_and_resume(tmp_path, 4, seconds, random.Random(1), expected)
+    assert report["kills"] == 4 and report["files_compared"] >= 8 and report["different"] == []
 
 
 def test_a_run_that_copies_is_flagged_and_a_sound_one_is_not(tmp_path):
