@@ -392,6 +392,11 @@ class VQVAE(keras.Model):
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
 
+    def fits(self, config):
+        """Whether this is a model of that run's crop box, code grid and codebook."""
+        return [self.image_shape[:2], self.code_grid, self.settings["num_codes"]] == [
+            tuple(config["crop_box"][2:]), tuple(config["code_grid"]), config["num_codes"]]
+
 
 # ---- the prior --------------------------------------------------------------------------------
 
@@ -725,6 +730,11 @@ class GatedPixelCNN(keras.Model):
     def get_config(self):
         return {**super().get_config(), "grid": self.grid, "num_codes": self.num_codes,
                 **self.settings, "vqvae_sha256": self.vqvae_sha256}
+
+    def fits(self, config):
+        """Whether this is a model of that run's code grid, codebook, labels and positions."""
+        return [self.grid, self.num_codes, self.settings["num_labels"], self.settings["num_positions"]] == [
+            tuple(config["code_grid"]), config["num_codes"], len(config["labels"]), config["num_positions"]]
 
 
 def truncate(logits, top_k=None, top_p=None):

@@ -5,7 +5,6 @@ depends on the seed and on i alone, whatever the number of images.
 """
 
 import argparse
-import csv
 import datetime
 import re
 import time
@@ -26,7 +25,7 @@ from utils import (
     save_png,
     start_tensorflow,
     to_bytes,
-    whole_file,
+    write_csv,
 )
 
 BLOCK = 32  # images per sampling call, always: floating-point sums differ with the shape of the batch
@@ -216,15 +215,7 @@ def reconstruct(flags):
     print(f"{out / 'sheet.png'}, {out / 'reconstructions.csv'}")
 
 
-# ---- files ------------------------------------------------------------------------------------
-
-
-def write_csv(path, rows):
-    """Write a list of dicts with the same keys."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+# ---- the script -------------------------------------------------------------------------------
 
 
 def main(argv):

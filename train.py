@@ -4,7 +4,6 @@ Everything a finished run consists of lies in one folder, runs/<name>/, which pr
 need and nothing else does. Without --data the embedded demo cohort of simulated people is made and used.
 """
 
-import csv
 import datetime
 import json
 import os
@@ -43,6 +42,7 @@ from utils import (
     save_json,
     save_model,
     start_distributed,
+    write_csv,
 )
 
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
@@ -515,10 +515,7 @@ class Stage:
 
     def log(self, writer, history):
         """Write the history so far, and the newest row and pictures for TensorBoard."""
-        with open(self.folder / f"history_{self.name}.csv", "w", newline="", encoding="utf-8") as file:
-            rows = csv.DictWriter(file, history[0])
-            rows.writeheader()
-            rows.writerows(history)
+        write_csv(self.folder / f"history_{self.name}.csv", history)
         with writer.as_default(step=history[-1]["step"]):
             for key, value in history[-1].items():
                 self.team.tf.summary.scalar(key, value)

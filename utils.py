@@ -4,6 +4,7 @@ Importing this module loads nothing heavy, so that ``--help`` and a mistyped fla
 """
 
 import argparse
+import csv
 import hashlib
 import io
 import json
@@ -176,6 +177,14 @@ def save_json(path, value):
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_csv(path, rows):
+    """Write a list of dicts with the same keys, whole or not at all."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+
 def load_json(path):
     """Read a JSON file.
 
@@ -328,13 +337,27 @@ def locked(folder):
 
 
 def read_slices(folder):
-    """The index of a run, slices.csv, as a DataFrame."""
+    """The index of a run, slices.csv, as a DataFrame.
+
+    Raises:
+        UserError: it is missing or damaged, or names files outside the folder of the slices.
+    """
     import pandas as pd
 
+    path = folder / "slices.csv"
     try:
-        return pd.read_csv(folder / "slices.csv", dtype={"subject": str, "label": str}, keep_default_na=False)
+        slices = pd.read_csv(path, dtype={"path": str, "subject": str, "label": str, "split": str, "slice": "int64",
+                                          "position": "int64"}, keep_default_na=False)
+        missing = {"path", "subject", "slice", "position", "label", "split"} - set(slices.columns)
+        if missing:
+            raise ValueError(f"the column {min(missing)} is missing")
+        if not set(slices["split"]) <= {"train", "validation", "test"} or (slices["position"] < 0).any():
+            raise ValueError("a split or a position is none")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in slices["path"]):
+            raise ValueError("a path leads out of the folder of the slices")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'slices.csv'} cannot be read ({error})") from None
+        raise UserError(f"{path} cannot be used ({error}): put the original back") from None
+    return slices
 
 
 def git_commit():
@@ -353,14 +376,14 @@ def load_models(folder, prior=True):
     """The VQ-VAE and, unless ``prior`` is false, the PixelCNN of a run, in float32.
 
     Raises:
-        UserError: a model is missing or damaged, or the prior belongs to another VQ-VAE.
+        UserError: a model is missing or damaged, is not what config.json says, or the prior belongs to another VQ-VAE.
     """
     import keras
 
-    import modules  # noqa: F401  registers the classes that the files name
+    import modules
 
-    models = []
-    for name in ("vqvae.keras", "prior.keras")[: 1 + prior]:
+    config, models = read_config(folder), []
+    for name, kind in (("vqvae.keras", modules.VQVAE), ("prior.keras", modules.GatedPixelCNN))[: 1 + prior]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} does not exist: train it with python train.py")
         if not zipfile.is_zipfile(folder / name) or set(zipfile.ZipFile(folder / name).namelist()) != KERAS_FILES:
@@ -371,6 +394,9 @@ def load_models(folder, prior=True):
         except Exception as error:  # Keras raises a dozen kinds for a damaged file
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"{folder / name} cannot be loaded ({reason[0]}): train the run again") from None
+        if not isinstance(models[-1], kind) or not models[-1].fits(config):
+            raise UserError(f"{folder / name} is not the model that {folder / 'config.json'} describes: put the "
+                            "original back")
     if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
         raise UserError(f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
                         f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior")

@@ -95,7 +95,7 @@ def test_two_workers_train_what_one_trains(alone, slices_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_worker_ends_the_job_with_a_sentence_and_the_job_goes_on(slices_folder, tmp_path):
-    found = lose_a_worker(tmp_path, ["--data", str(slices_folder), *FIFTY])
+    found = lose_a_worker(tmp_path, 1, ["--data", str(slices_folder), *FIFTY])
     assert found["status"] == 2 and "another worker was lost; the last good checkpoint is" in found["sentence"]
     assert found["resumed"] == [0, 0] and found["finished"]
 

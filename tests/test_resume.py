@@ -218,6 +218,41 @@ def test_a_config_that_is_none_is_one_sentence(content, stopped):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("changes", "name"), [({"num_codes": 33}, "vqvae"), ({"code_grid": [9, 9]}, "vqvae"),
+                                               ({"crop_box": [0, 0, 64, 64]}, "vqvae"), ({"labels": ["AD"]}, "prior")])
+def test_models_that_are_not_those_of_the_config_are_one_sentence(changes, name, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    edit(run, **changes)
+    with pytest.raises(UserError, match=f"{name}.keras is not the model that"):
+        predict.main(["--run", str(run)])
+
+
+def test_a_model_of_another_kind_is_refused(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copy(run / "prior.keras", run / "vqvae.keras")
+    with pytest.raises(UserError, match="vqvae.keras is not the model that"):
+        predict.main(["--run", str(run)])
+
+
+@pytest.mark.parametrize(("column", "value", "sentence"), [
+    ("split", "tset", "a split or a position is none"), ("position", -1, "a split or a position is none"),
+    ("slice", "x", "cannot be used"), ("path", "../../secret.png", "leads out of the folder"),
+    ("path", "/secret.png", "leads out of the folder"), ("label", None, "the column label is missing"),
+])
+def test_an_edited_index_is_one_sentence(column, value, sentence, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    slices = pd.read_csv(run / "slices.csv")
+    if value is None:
+        slices = slices.drop(columns=column)
+    else:
+        slices[column] = slices[column].astype(object)
+        slices.loc[3, column] = value
+    slices.to_csv(run / "slices.csv", index=False)
+    with pytest.raises(UserError, match=sentence) as error:
+        predict.main(["--run", str(run)])
+    assert "\n" not in str(error.value)
+
+
 class Burglar:
     def __reduce__(self):
         return (os.mkdir, ("burgled",))

@@ -1,5 +1,7 @@
 """Files, folders and random numbers that the scripts share."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -64,8 +66,9 @@ def test_grey_levels_round_and_clip():
     assert list(utils.to_bytes(np.array([[-1, 0, 0.4999 / 255, 0.5001 / 255, 1, 2]]))[0]) == [0, 0, 0, 1, 255, 255]
 
 
-def test_a_damaged_model_is_one_sentence(tmp_path):
-    (tmp_path / "vqvae.keras").write_bytes(b"PK no archive")
+def test_a_damaged_model_is_one_sentence(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "vqvae.keras").write_bytes(b"PK no archive")
     with pytest.raises(UserError, match="cannot be loaded") as error:
-        utils.load_models(tmp_path, prior=False)
+        utils.load_models(run, prior=False)
     assert "\n" not in str(error.value)

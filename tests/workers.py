@@ -72,17 +72,17 @@ def compare(folder, count):
             for name in ("vqvae", "prior")}
 
 
-def lose_a_worker(folder, flags):
-    """Kill the second of two workers after step 20; what the chief says, and how resuming ends."""
-    run = folder / "runs" / "lost"
-    chief, other = start_workers(folder, 2, "--run", str(run), "--checkpoint-minutes", "0", *flags)
+def lose_a_worker(folder, lost, flags):
+    """Kill number ``lost`` of two workers after step 20; what the other says, and how resuming ends."""
+    run = folder / "runs" / f"lost-{lost}"
+    workers = start_workers(folder, 2, "--run", str(run), "--checkpoint-minutes", "0", *flags)
     while not list((run / "checkpoints").glob("vqvae-00000002*")):
-        if chief.poll() is not None:
-            raise SystemExit(f"the chief ended too early: {chief.communicate()[1][-2000:]}")
+        if workers[0].poll() is not None:
+            raise SystemExit(f"the chief ended too early: {workers[0].communicate()[1][-2000:]}")
         time.sleep(0.05)
-    other.send_signal(signal.SIGKILL)
+    workers[lost].send_signal(signal.SIGKILL)
     killed = time.perf_counter()
-    (status, _, errors), _ = finish([chief, other])
+    status, _, errors = finish(workers)[1 - lost]
     seconds = round(time.perf_counter() - killed, 1)
     resumed = finish(start_workers(folder, 2, "--resume", str(run), "--checkpoint-minutes", "5"))
     return {"status": status, "seconds_until_it_ended": seconds,
@@ -100,7 +100,7 @@ def main():
         folder = Path(temporary)
         subprocess.run([sys.executable, str(ROOT / "train.py"), "--run", "runs/1", *SMOKE], cwd=folder, check=True)
         report = {f"largest difference of losses, {count} workers": compare(folder, count) for count in flags.workers}
-        report["one of two killed"] = lose_a_worker(folder, SMOKE)
+        report |= {f"killed number {lost} of two": lose_a_worker(folder, lost, SMOKE) for lost in (1, 0)}
     out = Path(flags.out)
     sections = json.loads(out.read_text()) if out.exists() else {}
     save_json(out, sections | {"workers": report})
