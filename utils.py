@@ -495,10 +495,8 @@ def start_distributed(deterministic, distribute):
         tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
         strategy = tf.distribute.get_strategy()
         if distribute == "multiworker":  # must come before the first operation
-            resolver = "TFConfigClusterResolver" if "TF_CONFIG" in os.environ else "SlurmClusterResolver"
             try:
-                strategy = tf.distribute.MultiWorkerMirroredStrategy(
-                    getattr(tf.distribute.cluster_resolver, resolver)())
+                strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(tf.distribute.cluster_resolver))
             except (tf.errors.OpError, RuntimeError, ValueError) as error:
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise UserError(f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or "
@@ -511,6 +509,15 @@ def start_distributed(deterministic, distribute):
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return tf, strategy
+
+
+def _cluster_resolver(resolvers):
+    """What tells TensorFlow where the workers are."""
+    if "TF_CONFIG" in os.environ:
+        return resolvers.TFConfigClusterResolver()
+    if shutil.which("nvidia-smi"):
+        return resolvers.SlurmClusterResolver()
+    return resolvers.SlurmClusterResolver(gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False)  # else it asks
 
 
 def cluster_task():
