@@ -35,6 +35,11 @@ def mean_over_replicas(values):
     return tf.distribute.get_replica_context().all_reduce("mean", values) if replicas() > 1 else values
 
 
+def sum_over_replicas(values):
+    """Sums over the whole batch from those over this replica's part; any structure of tensors."""
+    return tf.distribute.get_replica_context().all_reduce("sum", values) if replicas() > 1 else values
+
+
 def whole_batch(x):
     """This replica's part (B / replicas, …) of a batch -> the whole batch (B, …), on every replica."""
     if replicas() == 1:
@@ -232,22 +237,26 @@ class VectorQuantizer(layers.Layer):
 
         A code is dead when its count falls below ``revival`` times the mean. It is put on a vector of
         this batch, drawn in proportion to its squared error as k-means++ seeds its centres (Arthur &
-        Vassilvitskii 2007), with embedding, count and sum reset together.
+        Vassilvitskii 2007), with embedding, count and sum reset together. Each of many replicas gives its part
+        of the batch, and all do the same.
         """
         flat = ops.reshape(z_e, (-1, self.code_dim))  # (N, D)
         assigned = ops.one_hot(ops.reshape(codes, (-1,)), self.num_codes)  # (N, K)
-        counts = self.decay * self.counts + (1 - self.decay) * ops.sum(assigned, axis=0)
-        sums = self.decay * self.sums + (1 - self.decay) * ops.matmul(ops.transpose(flat), assigned)
+        seen, total = sum_over_replicas((ops.sum(assigned, axis=0), ops.matmul(ops.transpose(flat), assigned)))
+        counts = self.decay * self.counts + (1 - self.decay) * seen  # (K,)
+        sums = self.decay * self.sums + (1 - self.decay) * total  # (D, K)
         codebook = ops.where(counts > 1e-6, sums / ops.maximum(counts, 1e-6), self.codebook)  # (D, K)
 
         mean_count = ops.sum(counts) / self.num_codes
         dead = ops.logical_and(counts < self.revival * mean_count, revive)  # (K,)
         error = ops.sum((flat - ops.matmul(assigned, ops.transpose(self.codebook))) ** 2, axis=-1)
-        uniform = tf.random.stateless_uniform(tf.shape(error), seed, minval=1e-12)
+        uniform = 1e-12 + (1 - 1e-12) * own_uniforms((flat.shape[0],), seed)
         gumbel = -ops.log(-ops.log(uniform))
-        _, chosen = ops.top_k(ops.log(error + 1e-12) + gumbel, min(self.num_codes, flat.shape[0]))  # distinct rows
+        scores, chosen = ops.top_k(ops.log(error + 1e-12) + gumbel, min(self.num_codes, flat.shape[0]))  # distinct rows
+        scores, candidates = whole_batch(scores), whole_batch(ops.take(flat, chosen, axis=0))  # of every replica
+        _, chosen = ops.top_k(scores, min(self.num_codes, scores.shape[0]))
         chosen = ops.take(chosen, ops.arange(self.num_codes) % chosen.shape[0])
-        replacement = ops.transpose(ops.take(flat, chosen, axis=0))  # (D, K)
+        replacement = ops.transpose(ops.take(candidates, chosen, axis=0))  # (D, K)
 
         counts = ops.where(dead, mean_count, counts)
         codebook = ops.where(dead, replacement, codebook)
@@ -382,12 +391,11 @@ class VQVAE(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
         step = ops.cast(self.optimizer.iterations, "int32")
         apply_gradients(self, tape.gradient(scaled_loss, self.trainable_variables))
-        z_e, codes = whole_batch(z_e), whole_batch(codes)
         if self.quantizer.ema:
             # No code is revived in the last quarter: the decoder needs time to learn a moved code.
             revive = step < tf.cast(0.75 * self.planned_steps, tf.int32)
             self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]), revive)
-        return {**mean_over_replicas({"loss": loss, **terms}), "codes": codes}
+        return {**mean_over_replicas({"loss": loss, **terms}), "codes": whole_batch(codes)}
 
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
