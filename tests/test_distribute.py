@@ -7,13 +7,13 @@ import sys
 import pytest
 from conftest import TINY
 from test_train import ROOT
-from workers import finish, largest_difference, lose_a_worker, start_workers
+from workers import STEPS, finish, largest_difference, lose_a_worker, start_workers
 
 import train
 import utils
 from utils import UserError
 
-FIFTY = [*TINY, "--vqvae-steps", "50", "--prior-steps", "50"]
+FIFTY = [*TINY, *STEPS]
 
 
 @pytest.fixture
