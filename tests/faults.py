@@ -2,13 +2,14 @@
 
     python tests/faults.py --kills 30 --out ReducedResults/reliability.json
 
-Smoke runs of the demo cohort that save a checkpoint at every step, so that many kills (SIGKILL, at random
-instants from a seed) fall into a write. Each run is killed and resumed until it is finished. Then: a small
-file system (tmpfs, where the system lets us mount one) that fills up in mid-training, bytes flipped in
+Smoke runs of the demo cohort that save a checkpoint at every step. Each run is killed (SIGKILL) and resumed until it
+is finished; by turns at any time, soon after a step of either stage that is drawn, and in the first write after
+such a step. Then: a small file system (tmpfs, where the system lets us mount one) that fills up in mid-training, bytes flipped in
 checkpoints, and the files of tests/test_fuzz.py.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import random
@@ -21,10 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils import checkpoints, processor, save_json
+from utils import checkpoints, git_commit, processor, save_json
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ["--preset", "smoke", "--checkpoint-minutes", "0"]
+STEPS = [(stage, f"{step:09d}") for stage in ("vqvae", "prior") for step in range(1, 41)]  # of the preset smoke
+KINDS = ("after a step", "in a write", "any time")
 
 
 def start(folder, *flags):
@@ -59,6 +62,23 @@ def state_of(run):
     return half + ("before the first checkpoint" if newest is None else f"after {newest.stem.rpartition('-')[0]}")
 
 
+def wait_for_instant(process, kind, run, seconds, numbers):
+    """Return at an instant of the kind "any time", "after a step" or "in a write", or when the process ended."""
+    newest = next(iter(checkpoints(run / "checkpoints")), None)
+    done = -1 if newest is None else STEPS.index(tuple(newest.stem.split("-")[:2]))
+    if kind == "any time" or done >= len(STEPS) - 2:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(numbers.uniform(0, seconds))
+        return
+    stage, step = STEPS[numbers.randrange(done + 1, len(STEPS) - 1)]
+    while process.poll() is None and not list((run / "checkpoints").glob(f"{stage}-{step}-*")):
+        time.sleep(0.001)
+    if kind == "after a step":
+        time.sleep(numbers.uniform(0, 0.05))
+    while kind == "in a write" and process.poll() is None and not list(run.rglob(".unfinished-*")):
+        time.sleep(0.0001)
+
+
 def kill_and_resume(folder, kills, seconds, numbers, expected):
     """Kill runs at random instants until there were so many kills; returns the report."""
     instants, runs, different = [], 0, []
@@ -67,19 +87,17 @@ def kill_and_resume(folder, kills, seconds, numbers, expected):
         while True:
             flags = ["--resume", str(run)] if (run / "config.json").is_file() else ["--run", str(run), *SMOKE]
             process = start(folder, *flags)
-            try:
-                if len(instants) >= kills:
-                    process.wait()
-                else:
-                    process.wait(numbers.uniform(1, seconds))
-            except subprocess.TimeoutExpired:
+            if len(instants) < kills:
+                wait_for_instant(process, KINDS[len(instants) % len(KINDS)], run, seconds, numbers)
+            if len(instants) < kills and process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 instants.append(state_of(run))
                 print(f"kill {len(instants)}: {instants[-1]}", flush=True)
                 continue
+            said = process.communicate()[1]
             if process.returncode:
-                raise SystemExit(f"resuming failed with status {process.returncode}: {process.stderr.read()}")
+                raise SystemExit(f"resuming failed with status {process.returncode}: {said}")
             break
         found = contents(run, folder)
         different += [f"{run.name}: {name}" for name in expected if found.get(name) != expected[name]]
@@ -168,7 +186,7 @@ def main():
         folder = Path(temporary)
         seconds, expected = whole_run(folder)
         faults = {"date": f"{datetime.date.today()}", "processor": processor(), "seed": flags.seed,
-                  "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
+                  "git_commit": git_commit(), "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
                   "flipped_bytes": flipped_bytes(folder, numbers, expected, 4),
                   "full_file_system": full_file_system(folder, expected)}
         fuzz = odd_files(folder / "fuzz")
