@@ -4,8 +4,8 @@
 
 Smoke runs of the demo cohort that save a checkpoint at every step. Each run is killed (SIGKILL) and resumed until it
 is finished; by turns at any time, soon after a step of either stage that is drawn, and in the first write after
-such a step. Then: a small file system (tmpfs, where the system lets us mount one) that fills up in mid-training, bytes flipped in
-checkpoints, and the files of tests/test_fuzz.py.
+such a step. Then: a small file system (tmpfs, where the system lets us mount one) that fills up in mid-training,
+bytes flipped in checkpoints, and the files of tests/test_fuzz.py.
 """
 
 import argparse
@@ -185,8 +185,8 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         seconds, expected = whole_run(folder)
-        faults = {"date": f"{datetime.date.today()}", "processor": processor(), "seed": flags.seed,
-                  "git_commit": git_commit(), "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
+        faults = {"date": f"{datetime.date.today()}", "processor": processor(), "git_commit": git_commit(),
+                  "seed": flags.seed, "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
                   "flipped_bytes": flipped_bytes(folder, numbers, expected, 4),
                   "full_file_system": full_file_system(folder, expected)}
         fuzz = odd_files(folder / "fuzz")
