@@ -62,16 +62,21 @@ def state_of(run):
     return half + ("before the first checkpoint" if newest is None else f"after {newest.stem.rpartition('-')[0]}")
 
 
+def steps_done(run):
+    """The place in STEPS of a run's newest checkpoint, -1 without any."""
+    newest = next(iter(checkpoints(run / "checkpoints")), None)
+    return -1 if newest is None else STEPS.index(tuple(newest.stem.split("-")[:2]))
+
+
 def wait_for_instant(process, kind, run, seconds, numbers):
     """Return at an instant of the kind "any time", "after a step" or "in a write", or when the process ended."""
-    newest = next(iter(checkpoints(run / "checkpoints")), None)
-    done = -1 if newest is None else STEPS.index(tuple(newest.stem.split("-")[:2]))
+    done = steps_done(run)
     if kind == "any time" or done >= len(STEPS) - 2:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(numbers.uniform(0, seconds))
         return
-    stage, step = STEPS[numbers.randrange(done + 1, len(STEPS) - 1)]
-    while process.poll() is None and not list((run / "checkpoints").glob(f"{stage}-{step}-*")):
+    target = numbers.randrange(done + 1, min(done + 1 + len(STEPS) // 2, len(STEPS) - 1))
+    while process.poll() is None and steps_done(run) < target:
         time.sleep(0.001)
     if kind == "after a step":
         time.sleep(numbers.uniform(0, 0.05))
