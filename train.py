@@ -683,12 +683,14 @@ def estimate_time(tf, config, vqvae, prior, box):
 def main(argv):
     """Train; see ``python train.py --help``."""
     flags = parse_flags(argv)
-    worker, workers = cluster_task() if flags.get("distribute") == "multiworker" else (0, 1)
+    dry_run, resuming = flags.get("dry_run"), "resume" in flags
+    together = flags.get("distribute") == "multiworker" and not dry_run
+    worker, workers = cluster_task() if together else (0, 1)
     folder, config = resolve_config(flags, chief=worker == 0)
     if "validation" in config and "wanted" not in config["stages"].values():
         print(f"{folder} is finished: there is nothing to resume")
         return
-    start, dry_run, resuming = time.perf_counter(), flags.get("dry_run"), "resume" in flags
+    start = time.perf_counter()
     if workers > 1:
         print(f"worker {worker} of 0 to {workers - 1} waits for the others", flush=True)
     tf, strategy = start_distributed(config["deterministic"], "none" if dry_run else config["distribute"])
