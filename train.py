@@ -145,11 +145,8 @@ def parse_flags(argv):
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
 
-def resolve_config(flags, chief=True):
+def resolve_config(flags):
     """Preset, defaults and flags -> one config; or that of the run which is continued or copied.
-
-    Args:
-        chief: whether this process is the one that makes the run folder.
 
     Raises:
         UserError: flags that contradict each other, or a run folder that may not be used.
@@ -191,8 +188,8 @@ def resolve_config(flags, chief=True):
     folder = run_folder(name)
     if config["distribute"] == "multiworker" and run is None:
         raise UserError("--distribute multiworker needs --run: all workers must know the run folder")
-    if stage != "prior" and chief:
-        refuse_taken(folder)
+    if stage != "prior":
+        refuse_taken(folder)  # so do all workers, for the chief makes the folder when it has met them
     config["finished"] = False
     return folder, config
 
@@ -686,7 +683,7 @@ def main(argv):
     dry_run, resuming = flags.get("dry_run"), "resume" in flags
     together = flags.get("distribute") == "multiworker" and not dry_run
     worker, workers = cluster_task() if together else (0, 1)
-    folder, config = resolve_config(flags, chief=worker == 0)
+    folder, config = resolve_config(flags)
     if "validation" in config and "wanted" not in config["stages"].values():
         print(f"{folder} is finished: there is nothing to resume")
         return

@@ -495,12 +495,15 @@ def start_distributed(deterministic, distribute):
         tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
         strategy = tf.distribute.get_strategy()
         if distribute == "multiworker":  # must come before the first operation
+            previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for TensorFlow
             try:
                 strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(tf.distribute.cluster_resolver))
             except (tf.errors.OpError, RuntimeError, ValueError) as error:
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise UserError(f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or "
                                 "Slurm gives") from None
+            finally:
+                signal.signal(signal.SIGINT, previous)
         tf.config.list_physical_devices()
         tf.zeros(1) + 1  # the devices are initialised, and speak, at the first operation
         if distribute == "mirrored":
