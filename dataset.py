@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections import Counter, deque
@@ -138,13 +139,23 @@ def _scan(folder):
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
+            elif entry.name.lower().endswith(SUFFIXES) and _may_be_image(entry):
                 names.append(entry.name)
-    unprintable = [name for name in names if not name.isprintable()]
+    unprintable = [name for name in (*names, *folders, *links) if not name.isprintable()]
     if unprintable:
-        warn(f"{len(unprintable)} files in {folder} have unprintable names and are left out: rename {unprintable[0]!a}")
-        names = [name for name in names if name.isprintable()]
-    return names, folders, links
+        warn(f"{len(unprintable)} files or folders in {folder!a} have unprintable names and are left out: rename "
+             f"{unprintable[0]!a}")
+    return tuple([name for name in found if name.isprintable()] for found in (names, folders, links))
+
+
+def _may_be_image(entry):
+    """Whether it is a file, or a link to one or to nothing, which is then named among what cannot be read."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)  # reading a pipe would never end
+    except OSError:
+        return True
 
 
 def _is_folder(entry):

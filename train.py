@@ -24,6 +24,7 @@ from utils import (
     cluster_task,
     finishing_step,
     git_commit,
+    is_sound,
     load_checkpoint,
     load_json,
     load_models,
@@ -153,9 +154,9 @@ def resolve_config(flags):
     """
     flags = dict(flags)
     stage, source_name, run = flags.pop("stage"), flags.pop("vqvae", None), flags.pop("run", None)
-    flags.pop("dry_run", None)
+    dry_run = flags.pop("dry_run", False)
     if "resume" in flags:
-        return resumed_config(flags, stage, source_name, run)
+        return resumed_config(flags | ({"dry_run": True} if dry_run else {}), stage, source_name, run)
     if stage == "prior" and run is None:
         raise UserError("--stage prior needs --run: the run whose VQ-VAE is done")
     if stage == "vqvae" and source_name is not None:
@@ -169,6 +170,8 @@ def resolve_config(flags):
         if kept:
             flag = kept[0].replace("_", "-").replace("crop", "no-crop")
             raise UserError(f"--{flag} cannot be changed: it is that of the VQ-VAE in {folder}")
+        if stage == "prior" and config["stages"]["prior"] == "wanted":
+            raise UserError(f"the prior of {folder} is begun: go on with --resume {folder}")
         if stage == "prior" and config["stages"]["prior"] == "finished":
             raise UserError(f"the run {folder} already has a prior: start a new one with --vqvae {source}")
         preset = flags.get("preset", config["preset"])
@@ -204,14 +207,14 @@ def resumed_config(flags, stage, source_name, run):
     folder = run_folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no run at {folder}: start one with python train.py --run {name}")
-    return folder, COMMON | read_config(folder) | {"distribute": "none"} | changed
+    return folder, COMMON | read_config(folder) | changed
 
 
 def refuse_taken(folder):
     """Raise a UserError unless ``folder`` is new or empty, and can be written."""
     if folder.is_dir() and any(folder.iterdir()):
-        config = load_json(folder / "config.json") if (folder / "config.json").is_file() else None
-        if config is not None and "wanted" in config.get("stages", {}).values():
+        config = read_config(folder) if (folder / "config.json").is_file() else None
+        if config is not None and ("wanted" in config["stages"].values() or "validation" not in config):
             raise UserError(f"{folder} is an unfinished run and is left alone: go on with --resume {folder}, or choose "
                             "another name with --run")
         state = "is not a run" if config is None else "is a finished run"
@@ -421,9 +424,19 @@ class Stage:
 
     def save(self):
         """Write a checkpoint of this instant."""
+        self.check_finite()
         if not self.team.chief:
             return
         save_checkpoint(self.folder / "checkpoints", self.name, self.state["step"], self.variables(), self.state)
+
+    def check_finite(self):
+        """Raise a UserError when a weight is infinite or not a number."""
+        import numpy as np
+
+        if not all(np.isfinite(weight.numpy()).all() for weight in self.model.weights):
+            raise UserError(f"a weight of {self.name} is not a number after step {self.state['step']} (last good "
+                            f"checkpoint: {last_good(self.folder, self.name)}): start a new run with a lower "
+                            "--learning-rate")
 
     def restore(self):
         """Go back to the newest sound checkpoint of this stage, if there is one."""
@@ -488,6 +501,7 @@ class Stage:
     def look(self, writer, bar, rate):
         """Evaluate the averaged weights, keep them if they are the best, and write a row of history."""
         state = self.state
+        self.check_finite()
         training = {key: sum(row[key] for row in state["recent"]) / len(state["recent"]) for key in state["recent"][0]}
         self.average.swap()
         held_out = self.team.agree(self.evaluate())
@@ -546,7 +560,8 @@ def train_vqvae(team, config, folder, parts, box):
         rows = [image_metrics(*pair) for pair in zip(originals, images, strict=True)]
         means = mean_by_person(rows, validation["slices"]["subject"])
         return {"loss": float(vqvae.reconstruction_error(originals, images)),
-                **{key: value_of(means[key]) for key in ("ssim", "psnr", "ssim_brain")},
+                **{key: float("nan") if means[key] is None else value_of(means[key])  # None: no brain in any of them
+                   for key in ("ssim", "psnr", "ssim_brain")},
                 "codes_used": len(np.unique(codes)) / config["num_codes"]}
 
     def step(batch):
@@ -680,35 +695,38 @@ def estimate_time(tf, config, vqvae, prior, box):
 def main(argv):
     """Train; see ``python train.py --help``."""
     flags = parse_flags(argv)
-    dry_run, resuming = flags.get("dry_run"), "resume" in flags
-    together = flags.get("distribute") == "multiworker" and not dry_run
-    worker, workers = cluster_task() if together else (0, 1)
     folder, config = resolve_config(flags)
-    if "validation" in config and "wanted" not in config["stages"].values():
+    dry_run, resuming = flags.get("dry_run"), "resume" in flags
+    if is_finished(config):
         print(f"{folder} is finished: there is nothing to resume")
         return
     start = time.perf_counter()
+    distribute = "none" if dry_run else config["distribute"]
+    worker, workers = cluster_task() if distribute == "multiworker" else (0, 1)
     if workers > 1:
         print(f"worker {worker} of 0 to {workers - 1} waits for the others", flush=True)
-    tf, strategy = start_distributed(config["deterministic"], "none" if dry_run else config["distribute"])
+    tf, strategy = start_distributed(config["deterministic"], distribute)
     team = Team(tf, strategy, worker, workers)
-    check_batch_size(config, strategy.num_replicas_in_sync)
+    check_batch_size(config, distribute, strategy.num_replicas_in_sync)
     import dataset
     import report
     from metrics import print_measurement
 
     with ExitStack() as stack:
-        stack.enter_context(readable_losses(tf, folder))
+        stack.enter_context(readable_errors(tf, folder))
         if team.chief:
-            if resuming:
+            begun = (folder / "config.json").is_file()
+            if begun:
                 stack.enter_context(locked(folder))
+                config = resolve_config(flags)[1]  # whoever held the lock may have changed it
             slices, parts = prepare_data(config, folder if resuming else config["source"])
             if not resuming:
                 plan_run(tf, config, dataset.Box(*config["crop_box"]), dry_run)
                 if dry_run:
                     return
                 begin_run(folder, config, slices)
-                stack.enter_context(locked(folder))
+                if not begun:
+                    stack.enter_context(locked(folder))
         team.wait()
         if not team.chief:
             if not (folder / "config.json").is_file():
@@ -716,7 +734,6 @@ def main(argv):
                                 "on a disk that all workers share")
             config = COMMON | read_config(folder)
             parts = prepare_data(config, folder)[1]
-        stack.enter_context(readable_disk_errors(folder))
         train_stages(team, config, folder, parts, dataset.Box(*config["crop_box"]))
         if not team.chief:
             return
@@ -729,12 +746,17 @@ def main(argv):
         print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
 
 
-def check_batch_size(config, replicas):
+def is_finished(config):
+    """Whether a run has been trained and measured."""
+    return "validation" in config and "wanted" not in config["stages"].values()
+
+
+def check_batch_size(config, distribute, replicas):
     """Raise a UserError unless the batch can be cut into equal parts, and say how it is."""
     if config["batch_size"] % replicas:
         raise UserError(f"--batch-size {config['batch_size']} cannot be shared evenly by {replicas} devices: choose a "
                         f"multiple of {replicas}")
-    if config["distribute"] != "none":
+    if distribute != "none":
         print(f"{replicas} devices, {config['batch_size'] // replicas} slices of each batch of {config['batch_size']} "
               "on each")
 
@@ -771,31 +793,33 @@ def begin_run(folder, config, slices):
 
 
 @contextmanager
-def readable_disk_errors(folder):
-    """A full disk or a read-only folder as one sentence that says how to go on."""
+def readable_errors(tf, folder):
+    """A full disk, a read-only folder or a lost worker as one sentence that says how to go on."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the output is gone; the disk is not to blame
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be written ({error.strerror or error}); the last good "
-                        f"checkpoint is {last_good(folder)}: make room, then python train.py --resume "
-                        f"{folder}") from None
-
-
-@contextmanager
-def readable_losses(tf, folder):
-    """A worker that is gone as one sentence, on those that are left."""
-    try:
-        yield
+        raise unwritable(folder, error.filename or folder, error.strerror or error) from None
     except tf.errors.OpError as error:
-        if "ollective" not in str(error):
-            raise
-        raise UserError(f"another worker was lost; the last good checkpoint is {last_good(folder)}: start all workers "
-                        f"again with --resume {folder} --distribute multiworker") from None
+        for reason in ("No space left on device", "Read-only file system", "Permission denied"):
+            if reason in str(error):  # of TensorBoard's files
+                raise unwritable(folder, folder, reason) from None
+        if "ollective" in str(error):
+            raise UserError(f"another worker was lost; the last good checkpoint is {last_good(folder)}: start all "
+                            f"workers again with --resume {folder}") from None
+        raise
+
+
+def unwritable(folder, path, reason):
+    """The UserError for a file that cannot be written."""
+    return UserError(f"{path} cannot be written ({reason}); the last good checkpoint is {last_good(folder)}: mend "
+                     f"that, then python train.py --resume {folder}")
 
 
 def last_good(folder, stage=""):
-    """The newest checkpoint, to be named in a sentence."""
-    return next(iter(checkpoints(folder / "checkpoints", stage)), "none was made yet")
+    """The newest sound checkpoint, to be named in a sentence."""
+    return next(filter(is_sound, checkpoints(folder / "checkpoints", stage)), "none was made yet")
 
 
 def train_stages(team, config, folder, parts, box):

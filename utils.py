@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -38,16 +38,22 @@ def run_script(main):
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        say(f"{Path(sys.argv[0]).name}: error: {error}")
         sys.exit(2)
     except BrokenPipeError:  # whoever was reading, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Interrupted as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        say(f"{Path(sys.argv[0]).name}: {error}")
         sys.exit(error.status)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        say(f"{Path(sys.argv[0]).name}: interrupted")
         sys.exit(130)
+
+
+def say(sentence):
+    """Print to stderr, unless nobody listens any more: Ctrl-C ends ``| tee log`` too."""
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def finishing_step():
         if received:
             raise Interrupted(number, "left at once: what is on disk is whole, and --resume goes on from there")
         received.append(number)
-        print("finishing the step and saving; once more to leave at once", file=sys.stderr)
+        say("finishing the step and saving; once more to leave at once")
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -251,8 +257,9 @@ def read_config(folder):
     newer = isinstance(config, dict) and isinstance(config.get("format"), int) and config["format"] > CONFIG_FORMAT
     if newer:
         raise UserError(f"{path} was written by a newer version of this code: use that one")
-    for name, (means, fits) in CONFIG_ENTRIES.items():
-        if not isinstance(config, dict) or name not in config or not fits(config[name]):
+    for name, (means, fits) in (CONFIG_ENTRIES | CONFIG_OPTIONS).items():
+        if not isinstance(config, dict) or (name in CONFIG_ENTRIES and name not in config) or (
+                name in config and not fits(config[name])):
             raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
     return config
 
@@ -286,6 +293,32 @@ CONFIG_ENTRIES = {  # name: (what it must be, how to tell)
 }
 
 
+def _number(least, most=float("inf")):
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _or_none(fits):
+    return lambda value: value is None or fits(value)
+
+
+CONFIG_OPTIONS = {  # those that older runs may lack
+    **{name: ("true or false", lambda value: isinstance(value, bool)) for name in (
+        "flip", "gradient_codebook", "crop", "deterministic", "allow_overlap", "simulated")},
+    **{name: ("text or null", _or_none(lambda value: isinstance(value, str))) for name in (
+        "metadata", "subject_pattern", "source")},
+    "learning_rate": ("a number over 0", _number(1e-12)),
+    "commitment_cost": ("a number from 0", _number(0)),
+    "checkpoint_minutes": ("a number from 0", _number(0)),
+    "augment": ("a number from 0 to 1", _number(0, 1)),
+    "prior_dropout": ("a number from 0 to 0.9", _number(0, 0.9)),
+    "residual_blocks": ("a whole number", _whole),
+    "slice_limit": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),
+    "image_size": ("height and width or null", _or_none(_all(2, lambda side: _whole(side, 1)))),
+    "loss": ("a reconstruction error", lambda value: value in ("pyramid", "squared")),
+    "distribute": ("none, mirrored or multiworker", lambda value: value in ("none", "mirrored", "multiworker")),
+}
+
+
 def open_run(name=None, stage="prior"):
     """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
 
@@ -295,7 +328,8 @@ def open_run(name=None, stage="prior"):
         UserError: there is no such run, or it is not finished.
     """
     def done(config):
-        return config.get("stages", {}).get(stage) == "finished"
+        stages = config.get("stages") if isinstance(config, dict) else None
+        return isinstance(stages, dict) and stages.get(stage) == "finished"
 
     if name is None:
         finished = [path.parent for path in Path("runs").glob("*/config.json") if done(load_json(path))]
@@ -325,10 +359,16 @@ def locked(folder):
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             raise UserError(f"{folder} is being trained by {file.read().strip() or 'another process'}: wait for it, or "
                             "stop it") from None
+        except OSError as error:
+            raise UserError(f"{folder} is on a file system that knows no locks ({error.strerror}): choose another, or "
+                            "have it mounted with them") from None
+        for left in (*folder.glob(".unfinished-*"), *(folder / "checkpoints").glob(".unfinished-*")):
+            if left.is_file():  # by a process that was killed in a write
+                left.unlink()
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -437,7 +477,9 @@ def save_checkpoint(folder, name, step, arrays, state):
     path = folder / f"{name}-{step:09d}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npz"
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
-    for old in checkpoints(folder)[2:]:
+    found = checkpoints(folder)
+    place = found.index(path)
+    for old in found[:place] + found[place + 2:]:  # newer ones were damaged and passed over
         old.unlink()
 
 
@@ -445,6 +487,11 @@ def checkpoints(folder, name=""):
     """The checkpoint files of a stage, or of all stages, newest first: by stage, vqvae first, then by step."""
     found = [path for path in folder.glob(f"{name}*.npz") if re.fullmatch(r"[a-z]+-\d{9}-[0-9a-f]{16}", path.stem)]
     return sorted(found, key=lambda path: (path.name.startswith("prior"), path.name.split("-")[1]), reverse=True)
+
+
+def is_sound(path):
+    """Whether a checkpoint's bytes are what its name says."""
+    return file_sha256(path)[:16] == path.stem.rpartition("-")[2]
 
 
 def load_checkpoint(folder, name):
@@ -455,7 +502,7 @@ def load_checkpoint(folder, name):
     import numpy as np
 
     for path in checkpoints(folder, name):
-        if file_sha256(path)[:16] != path.stem.rpartition("-")[2]:
+        if not is_sound(path):
             print(f"{path} is damaged and is passed over", file=sys.stderr)
             continue
         try:
@@ -495,7 +542,8 @@ def start_distributed(deterministic, distribute):
         tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
         strategy = tf.distribute.get_strategy()
         if distribute == "multiworker":  # must come before the first operation
-            previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for TensorFlow
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for TensorFlow
             try:
                 strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(tf.distribute.cluster_resolver))
             except (tf.errors.OpError, RuntimeError, ValueError) as error:
@@ -503,7 +551,8 @@ def start_distributed(deterministic, distribute):
                 raise UserError(f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or "
                                 "Slurm gives") from None
             finally:
-                signal.signal(signal.SIGINT, previous)
+                for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
+                    signal.signal(number, handler)
         tf.config.list_physical_devices()
         tf.zeros(1) + 1  # the devices are initialised, and speak, at the first operation
         if distribute == "mirrored":
@@ -530,9 +579,10 @@ def cluster_task():
         UserError: neither TF_CONFIG nor Slurm tells it.
     """
     if "TF_CONFIG" not in os.environ:
-        if "SLURM_PROCID" in os.environ:
+        if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
             return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
-        raise UserError("--distribute multiworker needs TF_CONFIG to say who the workers are, or srun to start them")
+        raise UserError("--distribute multiworker needs TF_CONFIG to say who the workers are, or srun to start them "
+                        "(--distribute none trains on this machine alone)")
     try:
         described = json.loads(os.environ["TF_CONFIG"])
         cluster, kind, index = described["cluster"], described["task"]["type"], int(described["task"]["index"])

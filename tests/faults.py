@@ -53,12 +53,17 @@ def contents(run, folder):
     return found
 
 
-def state_of(run):
-    """What a killed run had got to."""
+def half_written(run):
+    """The files that are being written, or were when their process was killed."""
+    return set(run.rglob(".unfinished-*"))
+
+
+def state_of(run, before=frozenset()):
+    """What a killed run had got to; ``before``: what was half written before its process began."""
     if not (run / "config.json").is_file():
         return "before the run folder"
     newest = next(iter(checkpoints(run / "checkpoints")), None)
-    half = "in a write, " if list(run.rglob(".unfinished-*")) else ""
+    half = "in a write, " if half_written(run) - before else ""
     return half + ("before the first checkpoint" if newest is None else f"after {newest.stem.rpartition('-')[0]}")
 
 
@@ -68,7 +73,7 @@ def steps_done(run):
     return -1 if newest is None else STEPS.index(tuple(newest.stem.split("-")[:2]))
 
 
-def wait_for_instant(process, kind, run, seconds, numbers):
+def wait_for_instant(process, kind, run, seconds, numbers, before):
     """Return at an instant of the kind "any time", "after a step" or "in a write", or when the process ended."""
     done = steps_done(run)
     if kind == "any time" or done >= len(STEPS) - 2:
@@ -80,7 +85,7 @@ def wait_for_instant(process, kind, run, seconds, numbers):
         time.sleep(0.001)
     if kind == "after a step":
         time.sleep(numbers.uniform(0, 0.05))
-    while kind == "in a write" and process.poll() is None and not list(run.rglob(".unfinished-*")):
+    while kind == "in a write" and process.poll() is None and not half_written(run) - before:
         time.sleep(0.0001)
 
 
@@ -91,13 +96,14 @@ def kill_and_resume(folder, kills, seconds, numbers, expected):
         run = folder / "runs" / f"killed-{runs}"
         while True:
             flags = ["--resume", str(run)] if (run / "config.json").is_file() else ["--run", str(run), *SMOKE]
+            before = half_written(run)
             process = start(folder, *flags)
             if len(instants) < kills:
-                wait_for_instant(process, KINDS[len(instants) % len(KINDS)], run, seconds, numbers)
+                wait_for_instant(process, KINDS[len(instants) % len(KINDS)], run, seconds, numbers, before)
             if len(instants) < kills and process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                instants.append(state_of(run))
+                instants.append(state_of(run, before))
                 print(f"kill {len(instants)}: {instants[-1]}", flush=True)
                 continue
             said = process.communicate()[1]

@@ -64,7 +64,7 @@ def test_workers_need_the_name_of_the_run(no_cluster):
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(UserError, match="multiple of 3"):
-        train.check_batch_size({"batch_size": 8, "distribute": "mirrored"}, 3)
+        train.check_batch_size({"batch_size": 8}, "mirrored", 3)
 
 
 # ---- the same training ------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_two_workers_train_what_one_trains(alone, slices_folder, tmp_path):
 def test_a_lost_worker_ends_the_job_with_a_sentence_and_the_job_goes_on(slices_folder, tmp_path):
     found = lose_a_worker(tmp_path, 1, ["--data", str(slices_folder), *FIFTY])
     assert found["status"] == 2 and "another worker was lost; the last good checkpoint is" in found["sentence"]
-    assert found["resumed"] == [0, 0] and found["finished"]
+    assert found["resumed"] == [0, 0] and found["finished"] and "vqvae: going on after step 2" in found["went_on"]
 
 
 @pytest.mark.slow

@@ -85,15 +85,47 @@ def test_killed_in_stage_2_goes_on_to_the_same_bytes(stopped, finished_run, tmp_
     assert_same_run(stopped, finished_run, tmp_path)
 
 
-def test_stopped_by_a_signal_in_stage_1_goes_on_to_the_same_bytes(slices_folder, finished_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_by_a_signal_in_stage_1_goes_on_to_the_same_bytes(number, status, slices_folder, finished_run, tmp_path,
+                                                                  monkeypatch):
     run = tmp_path / "run"
-    after_saves(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    after_saves(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted, match="stopped after step 3 and saved: go on with python") as stop:
         start(slices_folder, run)
-    assert stop.value.status == 143
+    assert stop.value.status == status
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train.main(["--resume", str(run)])
     assert_same_run(run, finished_run, tmp_path)
+
+
+def test_a_second_signal_leaves_at_once(slices_folder, finished_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    after_saves(monkeypatch, 2, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(Interrupted, match="left at once") as stop:
+        start(slices_folder, run)
+    assert stop.value.status == 130
+    train.main(["--resume", str(run)])
+    assert weights(run / "prior.keras") == weights(finished_run / "prior.keras")
+
+
+def test_new_checkpoints_outlive_damaged_ones_of_later_steps(tmp_path):
+    for step in (90, 100):
+        utils.save_checkpoint(tmp_path, "prior", step, [np.zeros(3)], {"step": step})
+    for path in utils.checkpoints(tmp_path):
+        path.write_bytes(b"damaged")
+    assert utils.load_checkpoint(tmp_path, "prior") == (None, None)
+    for step in (5, 10, 15):
+        utils.save_checkpoint(tmp_path, "prior", step, [np.zeros(3)], {"step": step})
+    assert utils.load_checkpoint(tmp_path, "prior")[1] == {"step": 15}
+    assert [path.name.split("-")[1] for path in utils.checkpoints(tmp_path)] == ["000000015", "000000010"]
+
+
+def test_what_a_kill_left_half_written_is_removed(stopped):
+    left = [stopped / ".unfinished-a.csv", stopped / "checkpoints" / ".unfinished-b.npz"]
+    for path in left:
+        path.write_text("half")
+    with utils.locked(stopped):
+        assert not any(path.exists() for path in left)
 
 
 def test_two_checkpoints_are_kept(stopped):
@@ -131,7 +163,15 @@ def test_the_same_command_again_names_resume(stopped, slices_folder):
         start(slices_folder, stopped)
 
 
-@pytest.mark.parametrize("flags", [["--seed", "1"], ["--run", "other"], ["--stage", "prior"]])
+def test_a_prior_that_is_begun_is_not_begun_again(stopped):
+    before = (stopped / "config.json").read_bytes()
+    with pytest.raises(UserError, match="is begun: go on with --resume"):
+        train.main(["--run", str(stopped), "--stage", "prior", "--seed", "5"])
+    assert (stopped / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("flags", [["--seed", "1"], ["--run", "other"], ["--stage", "prior"], ["--dry-run"],
+                                   ["--no-crop"]])
 def test_resume_goes_with_no_other_flag(flags, stopped):
     with pytest.raises(UserError, match="no other flag"):
         train.main(["--resume", str(stopped), *flags])
@@ -168,6 +208,28 @@ def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(stopped
     assert utils.checkpoints(stopped / "checkpoints")[0] == newest
 
 
+def test_a_weight_that_is_not_a_number_is_not_saved(stopped, monkeypatch):
+    newest = utils.checkpoints(stopped / "checkpoints")[0]
+    plain = train.build_prior
+
+    def poisoned(*arguments):
+        prior = plain(*arguments)
+        step = prior.train_step
+
+        def train_step(batch):
+            metrics = step(batch)
+            prior.hidden_bias.assign(prior.hidden_bias + np.float32("nan"))
+            return metrics
+
+        prior.train_step = train_step
+        return prior
+
+    monkeypatch.setattr(train, "build_prior", poisoned)
+    with pytest.raises(UserError, match=f"not a number after step 4 .last good checkpoint: {newest}"):
+        train.main(["--resume", str(stopped)])
+    assert utils.checkpoints(stopped / "checkpoints")[0] == newest
+
+
 def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(stopped, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device", "somewhere")
@@ -185,6 +247,8 @@ def test_a_second_training_of_a_run_is_refused_and_a_stale_lock_is_not(stopped):
                 f"with utils.locked(pathlib.Path({str(stopped)!r})): pass")
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert f"is being trained by process {os.getpid()} on" in other.stderr
+        with pytest.raises(UserError, match="is being trained by process"):
+            train.main(["--resume", str(stopped)])
     assert not (stopped / "lock").exists()
 
 
@@ -201,6 +265,10 @@ def edit(run, **changes):
     ({"num_codes": "512"}, "num_codes is not a whole number from 2"),
     ({"stages": {}}, "stages is not the state of both stages"),
     ({"format": 99}, "newer version"),
+    ({"learning_rate": "fast"}, "learning_rate is not a number over 0"),
+    ({"augment": 2}, "augment is not a number from 0 to 1"),
+    ({"image_size": [32]}, "image_size is not height and width or null"),
+    ({"loss": "none"}, "loss is not a reconstruction error"),
 ])
 def test_an_edited_config_is_one_sentence(changes, sentence, stopped):
     edit(stopped, **changes)

@@ -60,8 +60,8 @@ def largest_difference(run, other, stage):
     import pandas as pd
 
     columns = ["loss", "validation_loss"]
-    first, second = (pd.read_csv(folder / f"history_{stage}.csv")[columns] for folder in (run, other))
-    return float((first - second).abs().max().max())
+    first, second = (pd.read_csv(folder / f"history_{stage}.csv")[columns].to_numpy() for folder in (run, other))
+    return float(abs(first - second).max())  # not a number where one is; an error where the lengths differ
 
 
 def compare(folder, count):
@@ -92,6 +92,7 @@ def lose_a_worker(folder, lost, flags):
     return {"status": status, "seconds_until_it_ended": seconds,
             "sentence": (errors.strip().splitlines() or [""])[-1].replace(f"{folder}/", ""),
             "resumed": [status for status, _, _ in resumed],
+            "went_on": next((line for line in resumed[0][1].splitlines() if "going on after step" in line), "anew"),
             "finished": json.loads((run / "config.json").read_text())["finished"]}
 
 
