@@ -20,7 +20,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import Parser, UserError, image_sheet, number, progress, purpose_id, random_generator, run_script, whole_file
+from utils import (
+    Parser,
+    UserError,
+    check_folder,
+    image_sheet,
+    number,
+    progress,
+    purpose_id,
+    random_generator,
+    run_script,
+    whole_file,
+)
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
 UNLABELLED = "unlabelled"
@@ -107,8 +118,7 @@ def _compile(subject_pattern):
 
 def _image_folders(root):
     """Yield (relative parts, image names) of each folder that holds images; every folder once, links last."""
-    if not os.path.isdir(root):
-        raise UserError(f"{root} {'is a file, not a folder' if os.path.exists(root) else 'does not exist'}")
+    check_folder(root)
     pending, seen, segmentations = deque([()]), set(), 0
     while pending:
         parts = pending.popleft()
@@ -838,6 +848,7 @@ def main(argv):
         print(f"demo cohort: {cohort.make_cohort(Path(flags.demo), flags.people, flags.seed, size)}")
         return
     sheet = _sheet_path(flags.out)
+    check_folder(flags.data)
     slices = find_slices(flags.data, flags.subject_pattern, flags.metadata)
     slices = split_by_subject(slices, flags.seed, allow_overlap=flags.allow_overlap)
     if flags.metadata is None:

@@ -214,6 +214,12 @@ def file_sha256(path):
 # ---- flags ----------------------------------------------------------------------------------
 
 
+def check_folder(path):
+    """Raise a UserError unless there is such a folder: to be asked before anything heavy is loaded."""
+    if not os.path.isdir(path):
+        raise UserError(f"{path} {'is a file, not a folder' if os.path.exists(path) else 'does not exist'}")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump."""
 

@@ -390,6 +390,18 @@ def test_a_second_evaluation_uses_the_cache_and_agrees(evaluated, tmp_path):
     assert cached == {path.name: path.stat().st_mtime_ns for path in (evaluated / "cache").iterdir()}
 
 
+def test_cached_codes_take_two_bytes_and_come_back_as_they_were(evaluated):
+    run = evaluate.Run(evaluate.parse_flags(["--run", str(evaluated)]), prior=False)
+    for highest, kept in ((2**15 - 1, np.int16), (2**15, np.int32)):
+        codes = np.array([[0, highest]], np.int32)
+        for _ in range(2):  # computed, then read
+            found = run.cached("codes-of-a-test", str(highest), lambda codes=codes: codes)
+            assert found.dtype == np.int32 and (found == codes).all()
+        (path,) = (evaluated / "cache").glob("codes-of-a-test-*")
+        assert np.load(path)["values"].dtype == kept
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def looked(evaluated, tmp_path_factory):
     """A copy of the tiny run, evaluated on its test people with what is known of them."""

@@ -267,15 +267,18 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(tmp_path):
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("train.py: error: ")
 
 
-@pytest.mark.parametrize("script", ["train", "predict", "evaluate", "dataset"])
-def test_help_loads_nothing_heavy(script, tmp_path):
+@pytest.mark.parametrize(("script", "argv"), [
+    *[(script, [flag]) for script in ("train", "predict", "evaluate", "dataset") for flag in ("--help", "--bad")],
+    *[(script, ["--data", "nowhere"]) for script in ("train", "dataset")]])
+def test_help_and_bad_flags_load_nothing_heavy(script, argv, tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script}\n"
-            f"try: {script}.main(['--help'])\n"
-            "except SystemExit as done: assert done.code == 0\n"
+            f"try: {script}.main({argv})\n"
+            "except SystemExit as done: assert done.code == 0 and '--help' in sys.argv\n"
+            f"except {script}.UserError: assert '--help' not in sys.argv\n"
             "assert not {'numpy', 'pandas', 'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "example" in done.stdout
+    assert ("example" in done.stdout) == (argv == ["--help"])
 
 
 def test_readme_names_the_flags_that_exist(capsys):
@@ -289,7 +292,7 @@ def test_readme_names_the_flags_that_exist(capsys):
         helps[script] = flags(capsys.readouterr().out)
     readme = flags((ROOT / "README.md").read_text(encoding="utf-8"))
     by_hand = [flags((ROOT / f"tests/{name}.py").read_text(encoding="utf-8"))
-               for name in ("study", "peer", "cheats", "faults", "workers")]
+               for name in ("study", "peer", "cheats", "faults", "workers", "benchmark")]
     others = {"--logdir", "--nodes", "--ntasks-per-node"}  # of tensorboard and srun
     assert readme - others <= set.union(*helps.values(), *by_hand)
     assert (helps[train] | helps[predict]) - {"--help"} <= readme
