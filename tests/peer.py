@@ -3,13 +3,15 @@
     python tests/peer.py --run brains --out ReducedResults/peer.csv
     python tests/peer.py --run brains --out ReducedResults/peer.csv --equal steps
 
-Rebuilt in plain Keras from https://github.com/MishaLaskin/vqvae: 128 channels, residual blocks of 32, two of
-them, squared error over the variance of the pixels, a codebook of 512 x 64 trained by gradients, Adam
-with AMSGrad at 3e-4, batches of 32, images in [-1, 1], the whole frame, nothing augmented. A third stride-2
+Rebuilt in plain Keras from https://github.com/MishaLaskin/vqvae as its code has it: 128 channels, residual blocks
+of 32, two of them, a codebook of 512 x 64 trained by gradients, squared error over the variance of the pixels in
+[0, 1] of images in [-1, 1], weight 1 on the encoder's and 0.25 on the codebook's pull to each other, PyTorch's
+initial weights, Adam with AMSGrad at 3e-4, batches of 32, the whole frame, nothing augmented. A third stride-2
 convolution makes its codes as many as ours would be on the whole frame: 32 x 30 of 9 bits, 8,640 bits. Its two
-residual blocks have weights of their own (there they are one block, by an oversight). It trains for as long,
-or for as many steps, as stage 1 of the run did, and is measured by evaluate.py's functions on the split on which
-the run was evaluated; differences are paired by person.
+residual blocks have weights of their own (there they are one block, by an oversight). With --codebook ema it gets
+our moving averages and revival instead, so that its codes stay in use. It trains for as long, or for as many steps,
+as stage 1 of the run did, and is measured by evaluate.py's functions on the split on which the run was evaluated;
+differences are paired by person.
 """
 
 import argparse
@@ -24,61 +26,77 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from utils import load_json, low_precision_candidate, open_run, random_generator, read_slices, start_tensorflow
 
 CHANNELS, RESIDUAL, BLOCKS, NUM_CODES, CODE_DIM = 128, 32, 2, 512, 64
-BATCH_SIZE, LEARNING_RATE, COMMITMENT_COST = 32, 3e-4, 0.25
+BATCH_SIZE, LEARNING_RATE, CODEBOOK_COST = 32, 3e-4, 0.25
 COMPARED = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice")
 
 
-def build(height, width, variance):
-    """Encoder, decoder, codebook (D, K), and the training step of a batch (B, H, W, 1) in [0, 1]."""
+def build(height, width, variance, downsample=8, ema=False):
+    """The training step of a batch (B, H, W, 1) in [0, 1], and its reconstructions and codes.
+
+    ``downsample`` is 4 as published, or 8 with the third stride-2 convolution; ``ema`` replaces the gradients of the
+    codebook by our moving averages. ``variance`` is that of the pixels in [0, 1].
+    """
     import keras
     import tensorflow as tf
     from keras import layers
 
+    from modules import VectorQuantizer
+
+    def torch_uniform(seed):
+        return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed)
+
+    def conv(kind, channels, *options, **named):
+        return kind(channels, *options, padding="same", kernel_initializer=torch_uniform(next(seeds)), **named)
+
     def residual_stack(x):
         for _ in range(BLOCKS):
-            inner = layers.Conv2D(RESIDUAL, 3, padding="same", use_bias=False)(layers.ReLU()(x))
-            x = x + layers.Conv2D(CHANNELS, 1, use_bias=False)(layers.ReLU()(inner))
+            inner = conv(layers.Conv2D, RESIDUAL, 3, use_bias=False)(layers.ReLU()(x))
+            x = x + conv(layers.Conv2D, CHANNELS, 1, use_bias=False)(layers.ReLU()(inner))
         return layers.ReLU()(x)
 
-    keras.utils.set_random_seed(0)
+    seeds = iter(range(100))
+    deeper = [CHANNELS] * (downsample == 8)
     images = x = keras.Input((height, width, 1))
-    for channels in (CHANNELS // 2, CHANNELS, CHANNELS):
-        x = layers.Conv2D(channels, 4, strides=2, padding="same", activation="relu")(x)
-    x = residual_stack(layers.Conv2D(CHANNELS, 3, padding="same")(x))
-    encoder = keras.Model(images, layers.Conv2D(CODE_DIM, 1, dtype="float32")(x))  # (B, H/8, W/8, D)
+    for channels in (CHANNELS // 2, CHANNELS, *deeper):
+        x = conv(layers.Conv2D, channels, 4, strides=2, activation="relu")(x)
+    x = residual_stack(conv(layers.Conv2D, CHANNELS, 3)(x))
+    encoder = keras.Model(images, conv(layers.Conv2D, CODE_DIM, 1, dtype="float32")(x))  # (B, h, w, D)
 
-    codes = keras.Input((height // 8, width // 8, CODE_DIM))
-    x = residual_stack(layers.Conv2DTranspose(CHANNELS, 3, padding="same")(codes))
-    for channels in (CHANNELS, CHANNELS // 2):
-        x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same", activation="relu")(x)
-    decoder = keras.Model(codes, layers.Conv2DTranspose(1, 4, strides=2, padding="same", dtype="float32")(x))
+    codes = keras.Input((height // downsample, width // downsample, CODE_DIM))
+    x = residual_stack(conv(layers.Conv2DTranspose, CHANNELS, 3)(codes))
+    for channels in (*deeper, CHANNELS // 2):
+        x = conv(layers.Conv2DTranspose, channels, 4, strides=2, activation="relu")(x)
+    decoder = keras.Model(codes, conv(layers.Conv2DTranspose, 1, 4, strides=2, dtype="float32")(x))
 
-    codebook = tf.Variable(tf.random.stateless_uniform((CODE_DIM, NUM_CODES), (0, 0), -1 / NUM_CODES, 1 / NUM_CODES))
-    weights = encoder.trainable_variables + decoder.trainable_variables + [codebook]
+    quantizer = VectorQuantizer(NUM_CODES, CODE_DIM, ema)
+    quantizer.build((None, None, None, CODE_DIM))
+    quantizer.codebook.assign(tf.random.stateless_uniform((CODE_DIM, NUM_CODES), (0, 0), -1 / NUM_CODES, 1 / NUM_CODES))
+    if ema:
+        quantizer.sums.assign(quantizer.codebook)
+    weights = encoder.trainable_variables + decoder.trainable_variables + quantizer.trainable_variables
     optimizer = keras.optimizers.Adam(LEARNING_RATE, amsgrad=True)
     optimizer.build(weights)
-
-    def quantize(z_e):
-        flat = tf.reshape(z_e, (-1, CODE_DIM))
-        nearest = tf.argmax(flat @ codebook - 0.5 * tf.reduce_sum(codebook**2, axis=0), axis=-1)
-        return tf.reshape(tf.gather(tf.transpose(codebook), nearest), tf.shape(z_e)), nearest
 
     @tf.function
     def train_step(batch):
         with tf.GradientTape() as tape:
             z_e = encoder(2 * batch - 1)
-            embedded = quantize(z_e)[0]
+            codes, embedded = quantizer(z_e)
             reconstructions = decoder(z_e + tf.stop_gradient(embedded - z_e))
             loss = (tf.reduce_mean((2 * batch - 1 - reconstructions) ** 2) / variance
-                    + tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2)
-                    + COMMITMENT_COST * tf.reduce_mean((z_e - tf.stop_gradient(embedded)) ** 2))
+                    + tf.reduce_mean((z_e - tf.stop_gradient(embedded)) ** 2))
+            if not ema:
+                loss += CODEBOOK_COST * tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2)
+        step = tf.cast(optimizer.iterations, tf.int32)
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        if ema:
+            quantizer.update(z_e, codes, tf.stack([0, step]), revive=True)
         return loss
 
     @tf.function
     def reconstruct(batch):
-        embedded, nearest = quantize(encoder(2 * batch - 1))
-        return tf.clip_by_value((decoder(embedded) + 1) / 2, 0, 1), nearest
+        codes, embedded = quantizer(encoder(2 * batch - 1))
+        return tf.clip_by_value((decoder(embedded) + 1) / 2, 0, 1), codes
 
     return train_step, reconstruct
 
@@ -97,7 +115,7 @@ def fit(train_step, images, seconds, steps):
     return done, time.perf_counter() - start
 
 
-def measure(reconstruct, images, slices):
+def measure(reconstruct, images, slices, num_codes=NUM_CODES):
     """The metrics of evaluate.py by person (DataFrame), the share of codes used, and the reconstructions."""
     import numpy as np
     import pandas as pd
@@ -107,7 +125,7 @@ def measure(reconstruct, images, slices):
 
     pairs = [reconstruct(images[start: start + 16].astype("float32") / 255) for start in range(0, len(images), 16)]
     decoded = np.concatenate([to_bytes(block.numpy()) for block, _ in pairs])
-    used = len(np.unique(np.concatenate([codes for _, codes in pairs]))) / NUM_CODES
+    used = len(np.unique(np.concatenate([codes for _, codes in pairs]))) / num_codes
     rows = parallel(lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]),
                     range(len(images)))
     return pd.DataFrame(rows).groupby(slices["subject"].to_numpy()).mean(), used, decoded
@@ -117,6 +135,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True, help="a run of ours that was evaluated")
     parser.add_argument("--equal", choices=("time", "steps"), default="time", help="as long as its stage 1, or as many")
+    parser.add_argument("--codebook", choices=("gradient", "ema"), default="gradient",
+                        help="trained as published, or by our moving averages with revival")
     parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
     parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
     flags = parser.parse_args()
@@ -141,7 +161,8 @@ def main():
         loaded = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"]))
         parts[split] = loaded.images[loaded.usable], rows[loaded.usable]
     images = parts["train"][0]
-    train_step, reconstruct = build(*images.shape[1:3], variance=float(np.var(images / np.float32(127.5))))
+    train_step, reconstruct = build(*images.shape[1:3], variance=float(np.var(images / np.float32(255))),
+                                    ema=flags.codebook == "ema")
     limit = {"time": (float(last["seconds"]), sys.maxsize), "steps": (float("inf"), int(last["step"]))}[flags.equal]
     steps, seconds = fit(train_step, images, *limit)
     theirs, used, decoded = measure(reconstruct, *parts[metrics["split"]])
@@ -152,14 +173,15 @@ def main():
         difference = ours[name] - theirs[name]
         margin = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
         rows.append({"date": f"{datetime.date.today()}", "run": folder.name, "split": metrics["split"],
-                     "people": len(difference), "equal": flags.equal, "precision": precision, "peer_steps": steps,
+                     "people": len(difference), "equal": flags.equal, "codebook": flags.codebook,
+                     "precision": precision, "peer_steps": steps,
                      "peer_seconds": round(seconds), "peer_bits_per_image": bits,
                      "our_bits_per_image": metrics["rate"]["bits_per_image"], "peer_codes_used": round(used, 4),
                      "metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(),
                      "difference": difference.mean(), "low": difference.mean() - margin,
                      "high": difference.mean() + margin})
     table = pd.DataFrame(rows)
-    print(table.iloc[:, 11:].to_string(index=False, float_format="%.4f"))
+    print(table.loc[:, "metric":].to_string(index=False, float_format="%.4f"))
     if out.exists():
         table = pd.concat([pd.read_csv(out), table])
     table.to_csv(out, index=False, float_format="%.5g")
