@@ -401,7 +401,7 @@ def draw(stem):
     for (what, by), points in growth.groupby(["what", "by"]):
         curves.plot(points["size"], points["seconds"], "o-", markersize=3, label=f"{what} by {by}")
     curves.set(xscale="log", yscale="log", xlabel="size", ylabel="seconds")
-    curves.legend(fontsize=6)
+    curves.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.06))
     figure.savefig(stem.with_suffix(".png"), dpi=110)
 
 
