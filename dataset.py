@@ -78,6 +78,7 @@ def find_slices(root, subject_pattern=None, metadata=None):
     Raises:
         UserError: there is no such folder, no image in it, or the pattern or metadata do not fit.
     """
+    check_folder(root)
     import pandas as pd
 
     pattern = _compile(subject_pattern)
@@ -118,7 +119,6 @@ def _compile(subject_pattern):
 
 def _image_folders(root):
     """Yield (relative parts, image names) of each folder that holds images; every folder once, links last."""
-    check_folder(root)
     pending, seen, segmentations = deque([()]), set(), 0
     while pending:
         parts = pending.popleft()
@@ -848,7 +848,6 @@ def main(argv):
         print(f"demo cohort: {cohort.make_cohort(Path(flags.demo), flags.people, flags.seed, size)}")
         return
     sheet = _sheet_path(flags.out)
-    check_folder(flags.data)
     slices = find_slices(flags.data, flags.subject_pattern, flags.metadata)
     slices = split_by_subject(slices, flags.seed, allow_overlap=flags.allow_overlap)
     if flags.metadata is None:

@@ -125,7 +125,7 @@ class Run:
         self.num_codes, self.grid = self.vqvae.settings["num_codes"], self.vqvae.code_grid
 
     def cached(self, name, content, compute):
-        """``compute()``, an array of codes or features, kept under cache/ by the hash of the models and of ``content``.
+        """``compute()``, an array, kept under cache/ by the hash of the models and of ``content``.
 
         Codes lie there as int16 where they fit, half of what the models take.
         """

@@ -93,6 +93,15 @@ def step_flops(tf, config, box, vqvae, prior):
             + forward_flops(vqvae.encode, image)}
 
 
+def slices_of(run, split):
+    """The images (N, H, W, 1) uint8 of a run's split, whole frames, and their rows of its index."""
+    import dataset
+
+    folder, config = open_run(run)
+    rows = read_slices(folder).query("split == @split")
+    return dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"])).images, rows
+
+
 def our_training(run, precision, stage, **changes):
     """A training step of a stage on random images, as train.py takes it."""
     import train
@@ -111,9 +120,7 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
     from metrics import condition_ids
 
     tf, config, box, vqvae, prior = our_models(run, precision)
-    slices = read_slices(open_run(run)[0])
-    slices = slices[slices["split"] == "train"]
-    images = dataset.load_images(config["data"], slices["path"].tolist(), tuple(config["frame"])).images
+    images, slices = slices_of(run, "train")
     batches = iter(dataset.training_batches(images, condition_ids(slices, config["labels"]), config["batch_size"], 0,
                                             box, 0, config["augment"], config["flip"]))
     constant = next(batches)
@@ -273,21 +280,15 @@ def quality_of_the_peer(run, minutes, codebook):
     import numpy as np
     import peer
 
-    import dataset
-
-    config, parts = open_run(run)[1], {}
     tf = start_tensorflow(deterministic=False)
     import keras
 
     keras.config.set_dtype_policy(low_precision_candidate(tf) or "float32")
-    for split in ("train", "validation"):
-        rows = read_slices(open_run(run)[0]).query("split == @split")
-        parts[split] = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"])).images, rows
-    images = parts["train"][0]
+    images = slices_of(run, "train")[0]
     train_step, reconstruct = peer.build(*images.shape[1:3], float(np.var(images / np.float32(255))),
                                          ema=codebook == "ema")
     steps, seconds = peer.fit(train_step, images, 60 * minutes, sys.maxsize)
-    people, used, _ = peer.measure(reconstruct, *parts["validation"])
+    people, used, _ = peer.measure(reconstruct, *slices_of(run, "validation"))
     return {"steps": steps, "seconds": seconds, "codes_used": used,
             **people[["ssim_brain", "frc_resolution"]].mean().to_dict()}
 
@@ -301,8 +302,7 @@ def quality_of_ours(run, trained):
 
     start_tensorflow()
     config = open_run(run)[1]
-    box, rows = dataset.Box(*config["crop_box"]), read_slices(open_run(run)[0]).query("split == 'validation'")
-    images = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"])).images
+    box, (images, rows) = dataset.Box(*config["crop_box"]), slices_of(run, "validation")
     (vqvae,) = load_models(Path(trained), prior=False)
 
     def reconstruct(batch):
