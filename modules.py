@@ -464,27 +464,30 @@ class GatedLayer(layers.Layer):
     The model has shifted its inputs by one row (vertical stack) and one column (horizontal stack), so
     each layer may look at its own place: the vertical kernel covers this row and the one ``dilation``
     above it, three columns wide; the horizontal kernel this column and the one ``dilation`` to the left.
-    Nothing is masked, so nothing can leak.
+    Nothing is masked, so nothing can leak. The vertical stack may be narrower, (…, V) where the horizontal one
+    is (…, C): its kernel is the dearest part of the layer.
     """
 
-    def __init__(self, width, dilation=1, dropout=0.0, **options):
+    def __init__(self, width, vertical_width=None, dilation=1, dropout=0.0, **options):
         super().__init__(**options)
-        self.width, self.dilation, self.dropout = width, dilation, dropout
+        self.width, self.vertical_width = width, vertical_width or width
+        self.dilation, self.dropout = dilation, dropout
 
     def build(self, shape):
-        width, weight = self.width, self.add_weight
-        self.vertical_kernel = weight(name="vertical_kernel", shape=(2, 3, width, 2 * width))
+        """``shape`` is that of the vertical stack's input, which in the first layer has C channels."""
+        width, vertical_width, weight = self.width, self.vertical_width, self.add_weight
+        self.vertical_kernel = weight(name="vertical_kernel", shape=(2, 3, shape[-1], 2 * vertical_width))
         self.horizontal_kernel = weight(name="horizontal_kernel", shape=(1, 2, width, 2 * width))
-        self.vertical_to_horizontal = weight(name="vertical_to_horizontal", shape=(2 * width, 2 * width))
-        self.condition_kernel = weight(name="condition_kernel", shape=(width, 4 * width))
-        self.vertical_bias = weight(name="vertical_bias", shape=(2 * width,), initializer="zeros")
+        self.vertical_to_horizontal = weight(name="vertical_to_horizontal", shape=(2 * vertical_width, 2 * width))
+        self.condition_kernel = weight(name="condition_kernel", shape=(width, 2 * vertical_width + 2 * width))
+        self.vertical_bias = weight(name="vertical_bias", shape=(2 * vertical_width,), initializer="zeros")
         self.horizontal_bias = weight(name="horizontal_bias", shape=(2 * width,), initializer="zeros")
         self.out_kernel = weight(name="out_kernel", shape=(width, 2 * width))
         self.out_bias = weight(name="out_bias", shape=(2 * width,), initializer="zeros")
 
     def conditions(self, condition):
-        """condition (B, C) -> what it adds to the vertical and to the horizontal units, (B, 2C) each."""
-        return ops.split(ops.matmul(condition, self.condition_kernel), 2, axis=-1)
+        """condition (B, C) -> what it adds to the vertical (B, 2V) and to the horizontal units (B, 2C)."""
+        return ops.split(ops.matmul(condition, self.condition_kernel), [2 * self.vertical_width], axis=-1)
 
     def leave(self, horizontal, gated):
         """The residual connection and the skip output, from one product."""
@@ -492,14 +495,14 @@ class GatedLayer(layers.Layer):
         return horizontal + residual, skip
 
     def call(self, vertical, horizontal, condition, seed=None):
-        """vertical, horizontal (B, h, w, C), condition (B, C) -> the next two and the skip output.
+        """vertical (B, h, w, V), horizontal (B, h, w, C), condition (B, C) -> the next two and the skip output.
 
         ``seed`` (a pair of ints) turns the dropout on.
         """
         d = self.dilation
         to_vertical, to_horizontal = self.conditions(condition)
         padded = ops.pad(vertical, ((0, 0), (d, 0), (d, d), (0, 0)))
-        v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
+        v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2V)
         v = v + self.vertical_bias + to_vertical[:, None, None]
         padded = ops.pad(horizontal, ((0, 0), (0, 0), (d, 0), (0, 0)))
         h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
@@ -510,14 +513,14 @@ class GatedLayer(layers.Layer):
         return gate(v), *self.leave(horizontal, gated)
 
     def row(self, above, row, to_vertical, to_horizontal):
-        """The vertical stack for one row, from the row ``dilation`` above: (B, w, C) each.
+        """The vertical stack for one row, from the row ``dilation`` above: (B, w, V) each.
 
-        Returns the row's output (B, w, C) and what it adds to the horizontal units (B, w, 2C).
+        Returns the row's output (B, w, V) and what it adds to the horizontal units (B, w, 2C).
         """
         d, w = self.dilation, row.shape[1]
         above, row = (ops.pad(x, ((0, 0), (d, d), (0, 0))) for x in (above, row))
         seen = ops.concatenate([x[:, i * d: i * d + w] for x in (above, row) for i in range(3)], axis=-1)
-        v = dense(seen, ops.reshape(self.vertical_kernel, (6 * self.width, 2 * self.width)))
+        v = dense(seen, ops.reshape(self.vertical_kernel, (-1, 2 * self.vertical_width)))  # (B, w, 2V)
         v = v + self.vertical_bias + to_vertical[:, None]
         context = dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None]
         return gate(v), context
@@ -529,8 +532,8 @@ class GatedLayer(layers.Layer):
         return self.leave(cell, gate(h))
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width, "dilation": self.dilation,
-                "dropout": self.dropout}
+        return {**super().get_config(), "width": self.width, "vertical_width": self.vertical_width,
+                "dilation": self.dilation, "dropout": self.dropout}
 
 
 def drop_channels(x, rate, seed):
@@ -551,6 +554,7 @@ class GatedPixelCNN(keras.Model):
             an image as it is: so the prior learns from augmented codes without sampling them (Jun et
             al., "Distribution Augmentation for Generative Modeling", 2020).
         num_layers, width: of the two stacks.
+        vertical_width: of the vertical stack, where it is not the same.
         dropout: rate of the spatial dropout in every layer's horizontal unit.
         condition_dropout: how often training drops the label, and independently the position.
         seed: of everything drawn in training, together with the step.
@@ -558,14 +562,16 @@ class GatedPixelCNN(keras.Model):
     """
 
     def __init__(self, grid, num_codes, num_labels=0, num_positions=0, num_augmentations=6, num_layers=12,
-                 width=128, dropout=0.0, condition_dropout=0.1, seed=0, vqvae_sha256="", **options):
+                 width=128, vertical_width=None, dropout=0.0, condition_dropout=0.1, seed=0, vqvae_sha256="",
+                 **options):
         super().__init__(**options)
         self.vqvae_sha256 = vqvae_sha256
         self.grid, self.num_codes, self.width = tuple(grid), num_codes, width
         self.settings = dict(num_labels=num_labels, num_positions=num_positions,
                              num_augmentations=num_augmentations, num_layers=num_layers, width=width,
-                             dropout=dropout, condition_dropout=condition_dropout, seed=seed)
-        self.stack = [GatedLayer(width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
+                             vertical_width=vertical_width or width, dropout=dropout,
+                             condition_dropout=condition_dropout, seed=seed)
+        self.stack = [GatedLayer(width, vertical_width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
                       for i, dilation in enumerate(choose_dilations(grid, num_layers))]
         self.build()
 
@@ -589,8 +595,8 @@ class GatedPixelCNN(keras.Model):
         self.hidden_bias = weight("hidden_bias", (width,), "zeros")
         self.logits_kernel = weight("logits_kernel", (width, self.num_codes), "zeros")
         self.logits_bias = weight("logits_bias", (self.num_codes,), "zeros")
-        for layer in self.stack:
-            layer.build((None, *self.grid, width))
+        for layer, below in zip(self.stack, [width] + [settings["vertical_width"]] * len(self.stack), strict=False):
+            layer.build((None, *self.grid, below))
         self.built = True
 
     @property
@@ -694,7 +700,7 @@ class GatedPixelCNN(keras.Model):
     def _sample(self, uniforms, label, position, known, mask, temperature, top_k, top_p, keep_logits):
         batch, (h, w), width = uniforms.shape[0], self.grid, self.width
         to_stacks = [layer.conditions(self.condition(label, position)) for layer in self.stack]
-        row_caches = [tf.zeros((batch, layer.dilation, w, width)) for layer in self.stack]
+        row_caches = [tf.zeros((batch, layer.dilation, w, layer.vertical_kernel.shape[2])) for layer in self.stack]
         cells = tf.broadcast_to(self.start[0], (batch, w, width))  # the row above, embedded
         code_rows = tf.TensorArray(tf.int32, h, element_shape=(batch, w))
         logit_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch, self.num_codes))
@@ -703,7 +709,7 @@ class GatedPixelCNN(keras.Model):
             row = cells + self.grid_embedding[r]  # (B, w, C)
             contexts, caches = [], []
             for layer, cache, to_stack in zip(self.stack, row_caches, to_stacks, strict=True):
-                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, w, C)
+                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, w, V)
                 row, context = layer.row(cache[:, 0], row, *to_stack)
                 contexts.append(tf.transpose(context, (1, 0, 2)))  # (w, B, 2C)
             row_caches = caches

@@ -68,8 +68,9 @@ PRESETS = {
     # As published: van den Oord et al. 2017, §4.1, and 2016, §3.3, with our layers and schedule; not tried.
     "paper": dict(image_size=None, downsample=4, num_codes=512, code_dim=64, vqvae_width=256, residual_blocks=2,
                   loss="squared", gradient_codebook=True, learning_rate=2e-4, augment=0.0, prior_dropout=0.0,
-                  vqvae_steps=250000, prior_steps=200000, prior_layers=20, prior_width=384, batch_size=128,
-                  evaluations=100, slice_limit=None, demo_people=100, precision="auto"),
+                  vqvae_steps=250000, prior_steps=200000, prior_layers=20, prior_width=384,
+                  prior_vertical_width=384, batch_size=128, evaluations=100, slice_limit=None, demo_people=100,
+                  precision="auto"),
 }
 COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
               gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
@@ -138,6 +139,8 @@ def parse_flags(argv):
     group = parser.add_argument_group("prior (stage 2)")
     group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N", help="gated layers")
     group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C", help="channels")
+    group.add_argument("--prior-vertical-width", type=number(int, 2, 4096), metavar="C",
+                       help="channels of its vertical stack (default: half of them; preset paper: as many)")
     group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P", help="(default 0.1)")
     group.add_argument("--prior-steps", type=number(int, 1), metavar="N", help="optimizer steps")
 
@@ -188,6 +191,9 @@ def resolve_config(flags):
         if config["data"] is not None:
             check_folder(config["data"])
         config["image_size"] = list(config["image_size"]) if config["image_size"] else None
+    if "prior_width" in flags and "prior_vertical_width" not in flags:
+        config.pop("prior_vertical_width", None)  # another width's
+    config.setdefault("prior_vertical_width", config["prior_width"] // 2)
     config["stages"] = {"vqvae": "finished" if source else "wanted",
                         "prior": "wanted" if stage != "vqvae" else "not wanted"}
     name = run or f"{config['preset']}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -380,8 +386,9 @@ def build_prior(config, precision, vqvae_sha256=""):
     keras.utils.set_random_seed(config["seed"] + 1)
     prior = modules.GatedPixelCNN(config["code_grid"], config["num_codes"], len(config["labels"]),
                                   config["num_positions"], num_layers=config["prior_layers"],
-                                  width=config["prior_width"], dropout=config["prior_dropout"],
-                                  seed=config["seed"], vqvae_sha256=vqvae_sha256, name="prior", dtype=precision)
+                                  width=config["prior_width"], vertical_width=config.get("prior_vertical_width"),
+                                  dropout=config["prior_dropout"], seed=config["seed"], vqvae_sha256=vqvae_sha256,
+                                  name="prior", dtype=precision)
     prior.compile(optimizer=modules.optimizer(config["learning_rate"], config["prior_steps"]))
     return prior
 

@@ -318,6 +318,7 @@ CONFIG_OPTIONS = {  # those that older runs may lack
     "augment": ("a number from 0 to 1", _number(0, 1)),
     "prior_dropout": ("a number from 0 to 0.9", _number(0, 0.9)),
     "residual_blocks": ("a whole number", _whole),
+    "prior_vertical_width": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),
     "slice_limit": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),
     "image_size": ("height and width or null", _or_none(_all(2, lambda side: _whole(side, 1)))),
     "loss": ("a reconstruction error", lambda value: value in ("pyramid", "squared")),

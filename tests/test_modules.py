@@ -22,8 +22,9 @@ def randomise(model, scale=0.3, seed=0):
     return model
 
 
-def small_prior(grid=GRID, layers=4, **options):
-    return randomise(modules.GatedPixelCNN(grid, CODES, 2, 3, num_layers=layers, width=8, **options))
+def small_prior(grid=GRID, layers=4, vertical_width=4, **options):
+    return randomise(modules.GatedPixelCNN(grid, CODES, 2, 3, num_layers=layers, width=8,
+                                           vertical_width=vertical_width, **options))
 
 
 def small_vqvae(**options):
@@ -246,14 +247,20 @@ def test_too_few_layers_for_the_grid_are_refused():
         modules.choose_dilations((30, 32), 3)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_cached_logits_are_those_of_a_full_pass(batch):
-    prior = small_prior((7, 5), 4)  # two layers are dilated
+@pytest.mark.parametrize(("batch", "vertical_width"), [(1, 4), (5, 4), (5, None)])
+def test_cached_logits_are_those_of_a_full_pass(batch, vertical_width):
+    prior = small_prior((7, 5), 4, vertical_width)  # two layers are dilated
     assert max(layer.dilation for layer in prior.stack) > 1
     codes = some_codes(batch, (7, 5))
     full = prior(codes, ids(batch), ids(batch, 2)).numpy()
     assert np.abs(full).max() > 0.5
     np.testing.assert_allclose(prior.cached_logits(codes, ids(batch), ids(batch, 2)), full, atol=1e-4)
+
+
+def test_a_narrow_vertical_stack_saves_its_share_of_weights():
+    wide, narrow = (small_prior(layers=3, vertical_width=width) for width in (None, 4))
+    assert [layer.vertical_kernel.shape for layer in wide.stack] == 3 * [(2, 3, 8, 16)]
+    assert [layer.vertical_kernel.shape for layer in narrow.stack] == [(2, 3, 8, 8)] + 2 * [(2, 3, 4, 8)]
 
 
 def test_probabilities_of_all_grids_sum_to_one():
