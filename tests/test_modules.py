@@ -280,11 +280,11 @@ def test_log_likelihood_of_a_sample_is_that_of_a_full_pass():
 
 
 def test_known_codes_are_never_overwritten_and_shape_what_follows():
-    prior, known = small_prior(), some_codes(2)
-    mask = np.random.default_rng(3).random((2, *GRID)) < 0.5
-    uniforms = np.random.default_rng(0).random((2, *GRID), np.float32)
-    codes, _ = prior.sample(uniforms, ids(2), ids(2), known=known, mask=mask)
-    free, _ = prior.sample(uniforms, ids(2), ids(2))
+    prior, known = small_prior(), some_codes(4)
+    mask = np.random.default_rng(3).random((4, *GRID)) < 0.5
+    uniforms = np.random.default_rng(0).random((4, *GRID), np.float32)
+    codes, _ = prior.sample(uniforms, ids(4), ids(4), known=known, mask=mask)
+    free, _ = prior.sample(uniforms, ids(4), ids(4))
     assert np.array_equal(codes.numpy()[mask], known[mask])
     assert not np.array_equal(codes.numpy()[~mask], free.numpy()[~mask])
 
