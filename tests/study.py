@@ -199,12 +199,11 @@ def kernel_5():
 
 
 def replace_layer(variant):
-    """Put another class in the gated layer's place; it is sampled by full passes."""
+    """Put another class in the gated layer's place; the sampler does not know it, so only its likelihood is measured."""
     import keras
 
     import modules
 
-    replace_prior(full_pass_prior())
     keras.saving.register_keras_serializable("brains", "GatedLayer")(variant)
     modules.GatedLayer = variant
 
@@ -453,6 +452,7 @@ def measure_prior(flags, folder, **sampling):
     import numpy as np
 
     import evaluate
+    import modules
     from metrics import value_of
 
     asked = SimpleNamespace(run=str(folder), data=None, seed=0, split="validation", quick=True)
@@ -463,14 +463,17 @@ def measure_prior(flags, folder, **sampling):
     parts = {split: run.load(split, frames=split == "validation") for split in ("train", "validation")}
     baseline = evaluate.PositionalBaseline(parts["train"], parts["validation"], run.num_codes)
     prior = evaluate.measure_codes(run, parts, "validation", baseline)[3]
-    sets = evaluate.gather_sets(run, asked, parts, np.arange(len(parts["validation"]["codes"])), baseline)
-    samples = evaluate.measure_samples(sets, 0, [])[0]
+    if modules.GatedLayer.__name__ == "GatedLayer":
+        sets = evaluate.gather_sets(run, asked, parts, np.arange(len(parts["validation"]["codes"])), baseline)
+        samples = evaluate.measure_samples(sets, 0, [])[0]
+    else:
+        samples = {}
     row = {"bits_train": value_of(prior["bits_per_code_train"]),
            "bits_validation": value_of(prior["bits_per_code_validation"]),
            "unigram_bits": prior["unigram_bits_per_code"],
            "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
            / prior["positional_bits_per_code_brain"]}
-    for name in ("frechet", "c2st", "kid", "patches", "diversity"):
+    for name in ("frechet", "c2st", "kid", "patches", "diversity") if samples else ():
         row[name], row[f"{name}_null"] = value_of(samples[name]), value_of(samples[f"{name}_null"])
     return row
 
