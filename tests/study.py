@@ -199,7 +199,7 @@ def kernel_5():
 
 
 def replace_layer(variant):
-    """Put another class in the gated layer's place, which the sampler does not know: its likelihood is measured alone."""
+    """Put another class in the place of the gated layer; the sampler does not know it, so its likelihood alone counts."""
     import keras
     import tensorflow as tf
 
