@@ -198,64 +198,6 @@ def kernel_5():
     plain, modules.GatedLayer.build, modules.GatedLayer.call = modules.GatedLayer.build, build, call
 
 
-def replace_layer(variant):
-    """Put another class in the place of the gated layer; the sampler does not know it, so its likelihood alone counts."""
-    import keras
-    import tensorflow as tf
-
-    import modules
-
-    modules.GatedPixelCNN.sample = lambda self, uniforms, *_, **__: (tf.zeros(uniforms.shape, tf.int32), None)
-    keras.saving.register_keras_serializable("brains", "GatedLayer")(variant)
-    modules.GatedLayer = variant
-
-
-def cheaper_layer(half_vertical=False, factorised=False):
-    """Patch: what the vertical stack passes on has left its gate, C channels instead of 2C.
-
-    Besides, at will: that stack at half the width; and its kernel as 1x3 over C channels, then 2x1.
-    """
-    from keras import ops
-
-    import modules
-
-    class Cheaper(modules.GatedLayer):
-        def build(self, shape):
-            width, weight = self.width, self.add_weight
-            stack = width // 2 if half_vertical else width
-            below = width if half_vertical and self.name == "gated_0" else stack  # the first sees embedded codes
-            if factorised:
-                self.across = weight(name="across", shape=(1, 3, below, stack))
-            self.vertical_kernel = weight(name="vertical_kernel", shape=(2, 1, stack, 2 * stack) if factorised
-                                          else (2, 3, below, 2 * stack))
-            self.horizontal_kernel = weight(name="horizontal_kernel", shape=(1, 2, width, 2 * width))
-            self.vertical_to_horizontal = weight(name="vertical_to_horizontal", shape=(stack, 2 * width))
-            self.condition_kernel = weight(name="condition_kernel", shape=(width, 2 * stack + 2 * width))
-            self.vertical_bias = weight(name="vertical_bias", shape=(2 * stack,), initializer="zeros")
-            self.horizontal_bias = weight(name="horizontal_bias", shape=(2 * width,), initializer="zeros")
-            self.out_kernel = weight(name="out_kernel", shape=(width, 2 * width))
-            self.out_bias = weight(name="out_bias", shape=(2 * width,), initializer="zeros")
-
-        def call(self, vertical, horizontal, condition, seed=None):
-            d = self.dilation
-            conditions = ops.matmul(condition, self.condition_kernel)[:, None, None]
-            to_vertical, to_horizontal = ops.split(conditions, [self.vertical_bias.shape[0]], axis=-1)
-            v = ops.pad(vertical, ((0, 0), (d, 0), (d, d), (0, 0)))
-            if factorised:
-                v = ops.conv(v, self.across, padding="valid", dilation_rate=(1, d))
-            v = ops.conv(v, self.vertical_kernel, padding="valid", dilation_rate=(d, 1) if factorised else d)
-            v = modules.gate(v + self.vertical_bias + to_vertical)
-            padded = ops.pad(horizontal, ((0, 0), (0, 0), (d, 0), (0, 0)))
-            h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)
-            h = h + modules.dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal
-            gated = modules.gate(h)
-            if seed is not None and self.dropout:
-                gated = modules.drop_channels(gated, self.dropout, seed)
-            return v, *self.leave(horizontal, gated)
-
-    replace_layer(Cheaper)
-
-
 def unconditional():
     """Patch: label and position always unknown, also when measured."""
     import modules
@@ -340,9 +282,7 @@ def variants():
         vqvae("learning rate", "0.004", learning_rate=4e-3),
         vqvae("learning rate", "0.001", learning_rate=1e-3),
         *[prior("depth", f"{count} layers", prior_layers=count) for count in (6, 14)],
-        prior("cheaper layer", "narrower link from the vertical stack", cheaper_layer),
-        prior("cheaper layer", "factorised vertical kernel", partial(cheaper_layer, factorised=True)),
-        prior("cheaper layer", "vertical stack of half the width", partial(cheaper_layer, half_vertical=True)),
+        prior("vertical stack", "half the width", prior_vertical_width=48),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
         prior("receptive field", "does not cover the grid: 6 layers, no dilation", undilated, prior_layers=6),
@@ -454,7 +394,6 @@ def measure_prior(flags, folder, **sampling):
     import numpy as np
 
     import evaluate
-    import modules
     from metrics import value_of
 
     asked = SimpleNamespace(run=str(folder), data=None, seed=0, split="validation", quick=True)
@@ -465,17 +404,14 @@ def measure_prior(flags, folder, **sampling):
     parts = {split: run.load(split, frames=split == "validation") for split in ("train", "validation")}
     baseline = evaluate.PositionalBaseline(parts["train"], parts["validation"], run.num_codes)
     prior = evaluate.measure_codes(run, parts, "validation", baseline)[3]
-    if modules.GatedLayer.__name__ == "GatedLayer":
-        sets = evaluate.gather_sets(run, asked, parts, np.arange(len(parts["validation"]["codes"])), baseline)
-        samples = evaluate.measure_samples(sets, 0, [])[0]
-    else:
-        samples = {}
+    sets = evaluate.gather_sets(run, asked, parts, np.arange(len(parts["validation"]["codes"])), baseline)
+    samples = evaluate.measure_samples(sets, 0, [])[0]
     row = {"bits_train": value_of(prior["bits_per_code_train"]),
            "bits_validation": value_of(prior["bits_per_code_validation"]),
            "unigram_bits": prior["unigram_bits_per_code"],
            "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
            / prior["positional_bits_per_code_brain"]}
-    for name in ("frechet", "c2st", "kid", "patches", "diversity") if samples else ():
+    for name in ("frechet", "c2st", "kid", "patches", "diversity"):
         row[name], row[f"{name}_null"] = value_of(samples[name]), value_of(samples[f"{name}_null"])
     return row
 
