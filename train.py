@@ -84,7 +84,11 @@ VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradie
 
 def parse_flags(argv):
     """The flags that were given, and only those, as a dict."""
-    parser = Parser(description=__doc__.split("\n\n")[0], epilog="example: python train.py --data AD_NC --run adni")
+    parser = Parser(description=__doc__.split("\n\n")[0],
+                    epilog="examples: python train.py --run demo\n"
+                           "          python train.py --data AD_NC --run adni --dry-run\n"
+                           "          python train.py --data AD_NC --run adni\n"
+                           "          python train.py --resume adni")
     suppress = {"default": None}
 
     group = parser.add_argument_group("data")
@@ -95,7 +99,7 @@ def parse_flags(argv):
     group.add_argument("--allow-overlap", action="store_true", **suppress,
                        help="go on although the folders share people between train and test")
     group.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"),
-                       help="pixels (default: the data's own; smoke 60 64; demo 120 128)")
+                       help="height and width in pixels (default: the data's own; smoke 60 64; demo 120 128)")
     group.add_argument("--no-crop", dest="crop", action="store_false", **suppress,
                        help="train on the whole frame, not on the box that holds the training people's brains")
     group.add_argument("--augment", type=number(float, 0, 1), metavar="SHARE",
@@ -111,40 +115,61 @@ def parse_flags(argv):
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
     group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, as it began")
     group.add_argument("--checkpoint-minutes", type=number(float, 0, 1e6), metavar="MINUTES",
-                       help="how often the whole state is saved (default 5)")
-    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
+                       help="how often the whole state is saved (default: every 5 minutes)")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), metavar="N", help="of everything random (default 0)")
     group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
                        help="auto times bfloat16 where it could be faster (default auto)")
     group.add_argument("--nondeterministic", dest="deterministic", action="store_false", **suppress,
                        help="let kernels sum in any order: a run can then not be repeated bit for bit")
     group.add_argument("--distribute", choices=("none", "mirrored", "multiworker"),
-                       help="train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names")
+                       help="train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names "
+                            "(default none)")
     group.add_argument("--dry-run", action="store_true",
                        help="print the resolved config, sizes and an estimate of the time; make no run")
 
     group = parser.add_argument_group("VQ-VAE (stage 1)")
     group.add_argument("--downsample", type=int, choices=(4, 8, 16), help="pixels per code, each way (default 8)")
-    group.add_argument("--num-codes", type=number(int, 2, 32767), metavar="K", help="codes in the codebook")
-    group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D", help="dimension of a code")
-    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β", help="(default 0.25)")
+    group.add_argument("--num-codes", type=number(int, 2, 32767), metavar="K",
+                       help=f"codes in the codebook {by_preset('num_codes')}")
+    group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D",
+                       help=f"dimension of a code {by_preset('code_dim')}")
+    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β",
+                       help="how firmly the encoder is held to its codes (default 0.25)")
     group.add_argument("--gradient-codebook", action="store_true", **suppress,
                        help="train the codebook by gradients, not by moving averages")
     group.add_argument("--loss", choices=("pyramid", "squared"),
-                       help="reconstruction error: pyramid keeps edges and detail; squared is the paper's")
-    group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C", help="channels at 1/4 resolution")
-    group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N", help="per resolution")
-    group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+                       help="reconstruction error: pyramid keeps edges and detail; squared is the paper's (default "
+                            "pyramid; paper squared)")
+    group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C",
+                       help=f"channels at 1/4 resolution {by_preset('vqvae_width')}")
+    group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N",
+                       help=f"per resolution {by_preset('residual_blocks')}")
+    group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N",
+                       help=f"optimizer steps {by_preset('vqvae_steps')}")
 
     group = parser.add_argument_group("prior (stage 2)")
-    group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N", help="gated layers")
-    group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C", help="channels")
-    group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P", help="(default 0.1)")
-    group.add_argument("--prior-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+    group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N",
+                       help=f"gated layers {by_preset('prior_layers')}")
+    group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C",
+                       help=f"channels {by_preset('prior_width')}")
+    group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P",
+                       help=f"share of channels dropped in training {by_preset('prior_dropout')}")
+    group.add_argument("--prior-steps", type=number(int, 1), metavar="N",
+                       help=f"optimizer steps {by_preset('prior_steps')}")
 
     group = parser.add_argument_group("optimisation (both stages)")
-    group.add_argument("--batch-size", type=number(int, 1, 4096), metavar="N", help="slices per step (default 8)")
-    group.add_argument("--learning-rate", type=number(float, 1e-8, 1), help="peak of Adam's (default 0.002)")
+    group.add_argument("--batch-size", type=number(int, 1, 4096), metavar="N",
+                       help=f"slices per step, of all devices {by_preset('batch_size')}")
+    group.add_argument("--learning-rate", type=number(float, 1e-8, 1), metavar="RATE",
+                       help=f"peak of Adam's {by_preset('learning_rate')}")
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+def by_preset(name):
+    """What an option is without its flag: "(default 1024; smoke 32, demo 128)"."""
+    values = {preset: (COMMON | options)[name] for preset, options in PRESETS.items()}
+    others = ", ".join(f"{preset} {value}" for preset, value in values.items() if value != values["default"])
+    return f"(default {values['default']}{'; ' * bool(others)}{others})"
 
 
 def resolve_config(flags):
