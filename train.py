@@ -48,6 +48,7 @@ from utils import (
 )
 
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
+PATCHED_SLICES = 64  # of them, whose patches show in TensorBoard what a code stands for
 AVERAGE_DECAY = 0.998
 PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
 
@@ -424,15 +425,15 @@ class Stage:
         name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
         step: batch -> dict of metrics of the batch; one optimizer step.
         evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
-        pictures: () -> dict of name -> images (N, H, W, 1) for TensorBoard.
+        show: () -> None; writes what there is to see of the model to TensorBoard.
         checkpoint_minutes: how often the state is saved.
     """
 
-    def __init__(self, team, folder, name, model, step, evaluate, pictures, checkpoint_minutes):
+    def __init__(self, team, folder, name, model, step, evaluate, show, checkpoint_minutes):
         import modules
 
         self.team, self.folder, self.name, self.model = team, folder, name, model
-        self.evaluate, self.pictures, self.checkpoint_minutes = evaluate, pictures, checkpoint_minutes
+        self.evaluate, self.show, self.checkpoint_minutes = evaluate, show, checkpoint_minutes
         with team.strategy.scope():
             self.average = modules.WeightAverage(model, AVERAGE_DECAY)
             model.optimizer.build(model.trainable_variables)
@@ -557,13 +558,12 @@ class Stage:
         return held_out
 
     def log(self, writer, history):
-        """Write the history so far, and the newest row and pictures for TensorBoard."""
+        """Write the history so far, and for TensorBoard its newest row and what the model shows."""
         write_csv(self.folder / f"history_{self.name}.csv", history)
         with writer.as_default(step=history[-1]["step"]):
             for key, value in history[-1].items():
                 self.team.tf.summary.scalar(key, value)
-            for key, images in self.pictures().items():
-                self.team.tf.summary.image(key, images, max_outputs=8)
+            self.show()
         writer.flush()
 
 
@@ -572,6 +572,7 @@ def train_vqvae(team, config, folder, parts, box):
     import numpy as np
 
     import dataset
+    import report
     from metrics import evenly, image_metrics, mean_by_person, value_of
 
     tf, train, validation = team.tf, parts["train"], thinned(parts["validation"])
@@ -596,6 +597,16 @@ def train_vqvae(team, config, folder, parts, box):
                    for key in ("ssim", "psnr", "ssim_brain")},
                 "codes_used": len(np.unique(codes)) / config["num_codes"]}
 
+    def show():
+        codes, images = reconstructed()
+        tf.summary.image("originals", originals, max_outputs=8)
+        tf.summary.image("reconstructions", images, max_outputs=8)
+        uses = np.bincount(codes.ravel(), minlength=config["num_codes"])
+        tf.summary.histogram("uses of a code over the mean", uses / uses.mean())
+        report.write_projector(folder / "tensorboard" / "vqvae", vqvae.quantizer.codebook.numpy().T, uses,
+                               report.code_patches(codes[:PATCHED_SLICES], images[:PATCHED_SLICES],
+                                                   config["num_codes"]))
+
     def step(batch):
         metrics = vqvae.train_step(batch)
         squared, codes = metrics.pop("squared"), metrics.pop("codes")
@@ -603,9 +614,7 @@ def train_vqvae(team, config, folder, parts, box):
         metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
         return metrics
 
-    stage = Stage(team, folder, "vqvae", vqvae, step, evaluate,
-                  lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]},
-                  config["checkpoint_minutes"])
+    stage = Stage(team, folder, "vqvae", vqvae, step, evaluate, show, config["checkpoint_minutes"])
     stage.fit(training_batches(team, config, train, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
               config["batch_size"])
 
@@ -617,11 +626,11 @@ def train_prior(team, config, folder, parts, box):
     import dataset
     from utils import file_sha256
 
-    train, validation = parts["train"], thinned(parts["validation"])
+    tf, train, validation = team.tf, parts["train"], thinned(parts["validation"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
-    bits_per_code = team.tf.function(prior.bits_per_code)
+    bits_per_code = tf.function(prior.bits_per_code)
     held_out = [{**batch, "codes": vqvae.encode(batch["image"])} for batch in
                 dataset.evaluation_batches(validation["images"], validation["columns"], 16, box)]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
@@ -631,13 +640,13 @@ def train_prior(team, config, folder, parts, box):
         bits = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
         return {"loss": float(np.concatenate(bits).mean())}
 
-    def pictures():
+    def show():
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
-        return {"samples": vqvae.decode(codes)}
+        tf.summary.image("samples", vqvae.decode(codes), max_outputs=8)
 
     stage = Stage(team, folder, "prior", prior,
                   lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}),
-                  evaluate, pictures, config["checkpoint_minutes"])
+                  evaluate, show, config["checkpoint_minutes"])
     stage.fit(training_batches(team, config, train, box, "prior"), config["prior_steps"], config["evaluations"],
               config["batch_size"])
 
