@@ -727,6 +727,24 @@ def save_png(path, image):
     Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
 
 
+def save_nifti(path, image, pixel_size):
+    """Write one grey image, (H, W, 1) uint8, as a NIfTI volume of one slice: (W, H, 1), RAS+, in mm.
+
+    Taken for granted is that columns run from the person's left to the right and rows from anterior to posterior.
+    The centre of the frame is the origin; the slice is 1 mm thick.
+    """
+    import nibabel
+    import numpy as np
+
+    volume = np.asarray(image)[::-1, :, 0].T[..., None]  # (W, H, 1): x to the right, y to the front
+    affine = np.diag([pixel_size, pixel_size, 1.0, 1.0])
+    affine[:2, 3] = -pixel_size * (np.array(volume.shape[:2]) - 1) / 2
+    nifti = nibabel.Nifti1Image(volume, affine)
+    nifti.header.set_xyzt_units("mm")
+    nifti.header["descrip"] = b"sampled from a model: a scan of nobody"
+    nibabel.save(nifti, path)
+
+
 def to_bytes(images):
     """Float in [0, 1] -> uint8, rounded; (…, 1) -> (…)."""
     import numpy as np
