@@ -848,6 +848,7 @@ def main(argv):
 
         size = tuple(flags.image_size or (240, 256))
         print(f"demo cohort: {cohort.make_cohort(Path(flags.demo), flags.people, flags.seed, size)}")
+        print(f"next: python train.py --data {flags.demo}")
         return
     sheet = _sheet_path(flags.out)
     slices = find_slices(flags.data, flags.subject_pattern, flags.metadata)
@@ -864,6 +865,7 @@ def main(argv):
         except OSError as error:
             raise UserError(f"the contact sheet {sheet} cannot be written ({error.strerror})") from None
     print(f"contact sheet: {sheet}")
+    print(f"next, when it looks right: python train.py --data {flags.data} --dry-run")
 
 
 def _sheet_path(out):

@@ -22,6 +22,7 @@ from utils import (
     progress,
     random_generator,
     read_slices,
+    run_name,
     run_script,
     save_json,
     save_nifti,
@@ -218,6 +219,7 @@ def sample(flags):
         image_sheet(unfinished / "sheet.png", shown, min(COLUMNS, len(shown)), captions=captions,
                     title=f"samples of {folder.name} (label, position)")
     print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
+    print(f"next: python evaluate.py --run {run_name(folder)}")
 
 
 # ---- reconstruction ---------------------------------------------------------------------------
@@ -322,9 +324,9 @@ def gallery(flags):
 
         vqvae, prior = load_models(folder)
         box = dataset.Box(*config["crop_box"])
-        labels = (np.arange(len(config["labels"])) + 1)[:MOST_LABELS] if config["labels"] else np.zeros(1, int)
-        positions = evenly(np.arange(config["num_positions"]) + 1, COLUMNS)
+        labels = 1 + np.arange(min(len(config["labels"]), MOST_LABELS))
         rows = np.repeat(labels, 2 if len(labels) < 3 else 1)  # labels of the poster's rows
+        positions = evenly(1 + np.arange(config["num_positions"]), COLUMNS)
         label, position = (ids.ravel().astype(np.int32) for ids in np.meshgrid(rows, positions, indexing="ij"))
         samples = np.stack([image for _, image, _ in sample_images((vqvae, prior), config, flags, label, position)])
         if originals is None:
@@ -335,7 +337,7 @@ def gallery(flags):
         everything = dataset.crop(np.concatenate([samples, originals]), box)  # (N, h, w, 1) uint8
         codes = encode_images(vqvae, np.concatenate([samples, originals]), box)
         report.write_gallery(unfinished / "gallery.png", folder, config, {
-            "samples": everything[: len(samples)], "rows": [config["labels"][i - 1] if i else NONE for i in rows],
+            "samples": everything[: len(samples)], "rows": [config["labels"][i - 1] for i in rows],
             "positions": positions - 1, "originals": everything[len(samples):], "completions": completions,
             "completed": "samples" if given is None else "validation slices",
             "uses": np.bincount(codes.ravel(), minlength=config["num_codes"]),

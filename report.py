@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from utils import image_sheet, load_json, read_slices, save_png, to_bytes, whole_file
+from utils import image_sheet, load_json, read_slices, run_name, save_png, to_bytes, whole_file
 
 INK, SAMPLES, REAL, NULL = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae"
 MARK = "contains participants' images: do not share"
@@ -645,7 +645,7 @@ def list_numbers(axes, folder):
     """The summary of a run's metrics.json as lines of text, what is worse than its null band in red."""
     axes.axis("off")
     if not (folder / "metrics.json").is_file():
-        axes.set_title(f"Not yet measured: python evaluate.py --run {folder.name}")
+        axes.set_title(f"Not yet measured: python evaluate.py --run {run_name(folder)}")
         return
     metrics = load_json(folder / "metrics.json")
     lines = summary_rows(metrics)
@@ -696,7 +696,7 @@ Radiology: Artificial Intelligence 6(4), e240300, [doi:10.1148/ryai.240300](http
 
 def write_model_card(folder, config, metrics=None):
     """Write MODEL_CARD.md (after Mitchell et al. 2019); without metrics it says what is not yet measured."""
-    path, missing = folder / "MODEL_CARD.md", NOT_MEASURED.format(run=folder.name)
+    path, missing = folder / "MODEL_CARD.md", NOT_MEASURED.format(run=run_name(folder))
     data = ("- simulated people (warps of one template, ICBM152); nothing about disease follows from them"
             if config["simulated"] else TERMS)
     licence = LICENCE + (" none, they come with the code" if config["simulated"] else " TO BE FILLED IN")

@@ -39,6 +39,7 @@ from utils import (
     read_config,
     read_slices,
     run_folder,
+    run_name,
     run_script,
     save_checkpoint,
     save_json,
@@ -784,7 +785,7 @@ def main(argv):
     print_measurement(config["validation"])
     print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
     if config["finished"]:
-        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+        print(f"next: python predict.py --run {run_name(folder)}")
 
 
 def is_finished(config):

@@ -289,6 +289,11 @@ def run_folder(name):
     return Path(name) if "/" in name or os.sep in name else Path("runs") / name
 
 
+def run_name(folder):
+    """What to give ``--run`` for a run folder: the inverse of ``run_folder``."""
+    return folder.name if folder.parent == Path("runs") else folder
+
+
 def read_config(folder):
     """The config.json of a run, checked.
 

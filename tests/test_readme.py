@@ -56,6 +56,11 @@ BEFORE = {
         "python predict.py --run adni --num-images 80 --out IMAGES",),
 }
 
+# what a run of forty steps is rightly refused: a part of the sentence
+REFUSED = {
+    "python evaluate.py --run adni --metadata adni.csv --shareable": "no shareable report is written",
+}
+
 NOT_RUN = {
     "python3 -m venv .venv": ".ci/run does that, and takes minutes",
     "pip install -r requirements.txt": ".ci/run does that, and takes minutes",
@@ -94,22 +99,22 @@ def test_every_command_of_the_readme_is_run_or_named_with_a_reason():
     found = commands()
     assert len(found) > 20
     assert set(found) == set(RUN) | set(NOT_RUN), "list what is new in RUN or NOT_RUN, and drop what is gone"
-    assert not set(RUN) & set(NOT_RUN) and set(BEFORE) <= set(RUN) and all(NOT_RUN.values())
+    assert not set(RUN) & set(NOT_RUN) and set(BEFORE) | set(REFUSED) <= set(RUN) and all(NOT_RUN.values())
 
 
-def run(folder, command):
+def run(folder, command, refusal=None):
     """Run a command of the README as a user does, with the scripts of this repository."""
     script, *flags = shlex.split(command.removeprefix("python "))
     done = subprocess.run([sys.executable, str(ROOT / script), *flags], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    return done
+    assert done.returncode == (2 if refusal else 0) and (refusal or "") in done.stderr, f"{command}\n{done.stderr}"
+    assert done.stdout and "Traceback" not in done.stderr, command
 
 
 def prepare(folder):
     """Slices where the README has them, the metadata that it names, and a folder to work in."""
     work = folder / "work"
     work.mkdir()
-    run(work, "python dataset.py --demo AD_NC --people 30 --image-size 60 64")
+    run(work, "python dataset.py --demo AD_NC --people 16 --image-size 60 64")
     (folder / "shared" / "data").mkdir(parents=True)
     (folder / "shared" / "data" / "brains").symlink_to(work / "AD_NC")
     people = sorted({path.name.partition("_")[0] for path in (work / "AD_NC").rglob("*.png")})
@@ -136,9 +141,7 @@ def test_the_commands_of_the_readme(tmp_path):
             run(work, before)
         if "--reader-score" in command:
             answer(work / "study")
-        said = run(work, f"{command} {RUN[command]}")
-        assert said.stdout and "Traceback" not in said.stderr, command
+        run(work, f"{command} {RUN[command]}", REFUSED.get(command))
         done.add(command)
     assert done == set(RUN)
-    assert (work / "runs" / "adni" / "report_shareable.html").exists()
     assert len(list((work / "runs" / "demo" / "samples").glob("*/sheet.png"))) == 5

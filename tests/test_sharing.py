@@ -24,7 +24,7 @@ from PIL import Image
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector import ProjectorConfig
-from test_train import ROOT, pictures, run_script, sample
+from test_train import ROOT, run_script, sample
 
 import dataset
 import evaluate
@@ -400,13 +400,13 @@ def test_an_export_goes_where_it_says(finished_run, tmp_path):
 # ---- what the scripts say ---------------------------------------------------------------------
 
 
-def test_quiet_says_nothing_and_verbose_names_files_and_where_an_error_arose(finished_run, tmp_path):
-    words = ["predict.py", "--run", str(finished_run), "--num-images", "1"]
-    quiet = run_script(*words, "--quiet", "--out", "a", cwd=tmp_path)
+def test_quiet_says_nothing_and_verbose_names_files_and_where_an_error_arose(slices_folder, tmp_path):
+    words = ["dataset.py", "--data", str(slices_folder)]
+    quiet = run_script(*words, "--quiet", "--out", "a.png", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
-    verbose = run_script(*words, "--verbose", "--out", "b", cwd=tmp_path)
-    assert verbose.returncode == 0 and re.search(r"\d s  wrote b\n", verbose.stderr)
-    assert pictures(tmp_path / "a") == pictures(tmp_path / "b")
+    verbose = run_script(*words, "--verbose", "--out", "b.png", cwd=tmp_path)
+    assert verbose.returncode == 0 and re.search(r"\d s  wrote b.png\n", verbose.stderr) and "people" in verbose.stdout
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     wrong = run_script("predict.py", "--run", "nothing", "--verbose", cwd=tmp_path)
     assert wrong.returncode == 2 and "Traceback" in wrong.stderr
     assert wrong.stderr.splitlines()[-1].startswith("predict.py: error: there is no run")
