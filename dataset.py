@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils import (
+    YELLOW,
     Parser,
     UserError,
     check_folder,
+    coloured,
     image_sheet,
     number,
     progress,
@@ -53,7 +55,7 @@ GAIN = 0.10
 
 def warn(sentence):
     """Tell the user something that does not stop the run."""
-    print(f"warning: {sentence}", file=sys.stderr)
+    print(f"{coloured('warning:', YELLOW, sys.stderr)} {sentence}", file=sys.stderr)
 
 
 # ---- finding: names → index -------------------------------------------------------------------
@@ -812,8 +814,8 @@ def _parallel(dataset, load):
 def parse_flags(argv):
     """The flags as a namespace."""
     parser = Parser(description="Check a folder of brain slices before training on it, or make the demo cohort.",
-                    epilog="example: python dataset.py --data AD_NC --out sheet.png\n"
-                           "         python dataset.py --demo data/demo --people 100")
+                    epilog="examples: python dataset.py --data AD_NC --out sheet.png\n"
+                           "          python dataset.py --demo data/demo --people 100")
     group = parser.add_argument_group("check a folder")
     group.add_argument("--data", metavar="DIR", help="folder of PNG or JPEG slices; every file is decoded")
     group.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
@@ -829,8 +831,8 @@ def parse_flags(argv):
                        help="simulated people (default %(default)s)")
     group = parser.add_argument_group("both")
     group.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"),
-                       help="pixels (default: the data's own; demo 240 256)")
-    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0,
+                       help="height and width in pixels (default: the data's own; demo 240 256)")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
                        help="of the splits, or of the cohort (default %(default)s)")
     flags = parser.parse_args(argv)
     if (flags.data is None) == (flags.demo is None):
@@ -846,6 +848,7 @@ def main(argv):
 
         size = tuple(flags.image_size or (240, 256))
         print(f"demo cohort: {cohort.make_cohort(Path(flags.demo), flags.people, flags.seed, size)}")
+        print(f"next: python train.py --data {flags.demo}")
         return
     sheet = _sheet_path(flags.out)
     slices = find_slices(flags.data, flags.subject_pattern, flags.metadata)
@@ -862,6 +865,7 @@ def main(argv):
         except OSError as error:
             raise UserError(f"the contact sheet {sheet} cannot be written ({error.strerror})") from None
     print(f"contact sheet: {sheet}")
+    print(f"next, when it looks right: python train.py --data {flags.data} --dry-run")
 
 
 def _sheet_path(out):

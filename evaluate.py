@@ -47,16 +47,18 @@ FEW_PEOPLE = 30
 def parse_flags(argv):
     """The flags as a namespace."""
     parser = Parser(description=__doc__.split("\n\n")[0],
-                    epilog="example: python evaluate.py --run brains --split test\n"
-                           "         python evaluate.py --compare runs/a runs/b\n"
-                           "         python evaluate.py --real SLICES/test --generated OTHER --train SLICES/train")
-    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="(default 0)")
+                    epilog="examples: python evaluate.py --run brains --split test\n"
+                           "          python evaluate.py --compare runs/a runs/b\n"
+                           "          python evaluate.py --real SLICES/test --generated OTHER --train SLICES/train")
+    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
+                        help="of everything random (default 0)")
     parser.add_argument("--num-samples", type=number(int, 1, 1000000), default=1000, metavar="N",
-                        help="for the memorisation search and the gallery (default 1000)")
+                        help="samples for the memorisation search and the figures (default 1000)")
     parser.add_argument("--out", metavar="DIR", help="where --compare and --generated write (default: under runs/)")
     group = parser.add_argument_group("a run")
     group.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
-    group.add_argument("--split", choices=("validation", "test"), default="validation", help="(default validation)")
+    group.add_argument("--split", choices=("validation", "test"), default="validation",
+                       help="the people to measure on; looks at test people are counted (default validation)")
     group.add_argument("--data", metavar="DIR", help="where the run's slices are now (default: where they were)")
     group.add_argument("--metadata", metavar="CSV", help="ADNI search CSV, for tables by sex and age")
     group.add_argument("--quick", action="store_true", help="draw only as many samples as the split has slices")

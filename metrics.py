@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from utils import progress, to_bytes
+
 BRAIN_THRESHOLD = 0.05  # of full white: above the noise that JPEG leaves in the black
 BLOCK = 32  # images per call of a model
 UNIGRAM_SLICES = 2000  # training slices that the code frequencies are counted on, evenly spaced
@@ -321,13 +323,12 @@ def measure(models, training, held_out, box, split):
         with the names of metrics.json.
     """
     import dataset
-    from utils import to_bytes
 
     vqvae, frame = models[0], held_out["images"].shape[1:3]
     num_codes, grid = vqvae.settings["num_codes"], vqvae.code_grid
     codes = encode_images(vqvae, held_out["images"], box)  # (N, h, w)
     rows = []
-    for start in range(0, len(codes), BLOCK):
+    for start in block_starts(len(codes), "measuring"):
         crops = to_bytes(np.asarray(vqvae.decode(codes[start: start + BLOCK])))[..., None]
         pasted = dataset.paste(crops, box, frame)
         rows += [image_metrics(*pair) for pair in zip(held_out["images"][start: start + BLOCK], pasted, strict=True)]
@@ -348,12 +349,17 @@ def measure(models, training, held_out, box, split):
     return metrics
 
 
+def block_starts(count, what):
+    """Where the blocks of ``count`` images begin, with a progress bar that goes away at the end."""
+    return progress(range(0, count, BLOCK), desc=what, unit=" blocks", leave=False)
+
+
 def encode_images(vqvae, images, box):
     """Whole frames uint8 (N, H, W, 1) -> codes (N, h, w) int32, block by block."""
     import dataset
 
     crops = (dataset.crop(images[start: start + BLOCK], box).astype(np.float32) / 255
-             for start in range(0, len(images), BLOCK))
+             for start in block_starts(len(images), "encoding"))
     return np.concatenate([np.asarray(vqvae.encode(block)) for block in crops])
 
 
@@ -364,7 +370,7 @@ def prior_bits(prior, codes, columns):
     log_likelihood = tf.function(prior.log_likelihood)
     blocks = [log_likelihood(codes[start: start + BLOCK],
                              *(columns[name][start: start + BLOCK] for name in ("label", "position")))
-              for start in range(0, len(codes), BLOCK)]
+              for start in block_starts(len(codes), "likelihood")]
     return -np.concatenate(blocks) / np.log(2)
 
 

@@ -686,7 +686,7 @@ class GatedPixelCNN(keras.Model):
         codes, _, log_likelihood = self._sample(
             uniforms, tf.convert_to_tensor(label, tf.int32), tf.convert_to_tensor(position, tf.int32),
             tf.convert_to_tensor(known, tf.int32), tf.convert_to_tensor(mask, tf.bool),
-            tf.constant(temperature, tf.float32), top_k, top_p, False)
+            tf.convert_to_tensor(temperature, tf.float32), top_k, top_p, False)
         return codes, log_likelihood
 
     def cached_logits(self, codes, label, position):
@@ -773,6 +773,71 @@ def draw(logits, uniforms):
     cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # (B, K)
     threshold = uniforms[:, None] * cumulative[:, -1:]  # rounding can leave the last sum short of 1
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
+
+
+# ---- export -----------------------------------------------------------------------------------
+
+
+def window(images, top, left, height, width):
+    """(N, H, W, C) -> (N, height, width, C): what a box shows that may stick out of the images, with zeros there."""
+    below, right = top + height - images.shape[1], left + width - images.shape[2]
+    padded = ops.pad(images, ((0, 0), (max(-top, 0), max(below, 0)), (max(-left, 0), max(right, 0)), (0, 0)))
+    top, left = max(top, 0), max(left, 0)
+    return padded[:, top: top + height, left: left + width]
+
+
+def export_archive(vqvae, prior, crop_box, frame, block):
+    """Both models as a keras.export.ExportArchive, of which TensorFlow alone can encode, decode and sample.
+
+    Images are (N, H, W, 1) float32 in [0, 1] in the full frame: cropping and pasting back are inside. The endpoints:
+
+    encode(images) -> codes, (N, h, w) int32.
+    decode(codes) -> images.
+    sample(uniforms, (N, h, w) float32 in [0, 1); label, position, (N,) int32 with 0 for none; temperature, float32)
+    -> images, codes, and log_likelihood_bits, (N,) float32.
+
+    What an endpoint returns is a dict of these names.
+
+    Args:
+        crop_box: top, left, height and width of the box in the frame that the models see.
+        frame: (H, W).
+        block: grids that are sampled together; sums, and so codes, can differ in another company.
+    """
+    top, left, *_ = crop_box
+
+    def encode(images):
+        return {"codes": vqvae.encode(window(images, *crop_box))}
+
+    def decode(codes):
+        return {"images": window(vqvae.decode(codes), -top, -left, *frame)}
+
+    def sample(uniforms, label, position, temperature):
+        count = tf.shape(uniforms)[0]
+
+        def in_blocks(x):  # (N, …) -> (N / block, block, …), the last one filled up
+            filled = tf.pad(x, [[0, -count % block]] + [[0, 0]] * (x.shape.rank - 1))
+            return tf.reshape(filled, (-1, block, *x.shape[1:]))
+
+        def sample_block(inputs):
+            codes, log_likelihood = prior.sample(*inputs, temperature)
+            return {**decode(codes), "codes": codes, "log_likelihood_bits": log_likelihood / LOG_2}
+
+        blocks = tf.map_fn(sample_block, (in_blocks(uniforms), in_blocks(label), in_blocks(position)),
+                           fn_output_signature={"images": tf.float32, "codes": tf.int32,
+                                                "log_likelihood_bits": tf.float32})
+        return {name: tf.reshape(x, (-1, *x.shape[2:]))[:count] for name, x in blocks.items()}
+
+    archive = keras.export.ExportArchive()
+    archive.track(vqvae)
+    archive.track(prior)
+    image = tf.TensorSpec((None, *frame, 1), tf.float32, "images")
+    condition = partial(tf.TensorSpec, (None,), tf.int32)
+    archive.add_endpoint("encode", encode, [image])
+    archive.add_endpoint("decode", decode, [tf.TensorSpec((None, *prior.grid), tf.int32, "codes")])
+    archive.add_endpoint("sample", sample, [
+        tf.TensorSpec((None, *prior.grid), tf.float32, "uniforms"), condition(name="label"),
+        condition(name="position"), tf.TensorSpec((), tf.float32, "temperature")])
+    return archive
 
 
 # ---- training ---------------------------------------------------------------------------------

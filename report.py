@@ -1,15 +1,19 @@
 """What is shown of an evaluation: figures, the one-file report, the model card, the lines in the terminal."""
 
 import base64
+import hashlib
 import html
+import io
 import json
 
 import numpy as np
 import pandas as pd
 
-from utils import image_sheet, whole_file
+from utils import image_sheet, load_json, read_slices, run_name, save_png, to_bytes, whole_file
 
 INK, SAMPLES, REAL, NULL = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae"
+MARK = "contains participants' images: do not share"
+SIMULATED = "the real slices are those of simulated people"
 NOT_MEASURED = "not yet measured: run `python evaluate.py --run {run} --split test`"
 
 # section, key ("{split}" is filled in), name, digits, what it means; WORSE says on which side of the null is bad
@@ -332,6 +336,70 @@ def comparison_figure(path, runs):
     plot(path, draw, (10, 3.2), columns=3)
 
 
+# ---- the codebook -----------------------------------------------------------------------------
+
+
+def code_patches(codes, images, num_codes):
+    """What each code stands for: the mean of all that is drawn around the cells that hold it.
+
+    Args:
+        codes: (N, h, w) int.
+        images: (N, h d, w d, 1) float in [0, 1], decoded from them; d pixels are one cell.
+        num_codes: K.
+
+    Returns:
+        (K, 2d, 2d) float32: a cell with half a cell around it; black where no cell holds the code.
+    """
+    from scipy.sparse import csr_matrix
+
+    d = images.shape[1] // codes.shape[1]
+    padded = np.pad(np.asarray(images)[..., 0], ((0, 0), (d // 2, d - d // 2), (d // 2, d - d // 2)))
+    around = np.lib.stride_tricks.sliding_window_view(padded, (2 * d, 2 * d), axis=(1, 2))[:, ::d, ::d][
+        :, :codes.shape[1], :codes.shape[2]]  # (N, h, w, 2d, 2d)
+    cells = np.asarray(codes).ravel()  # (N h w,)
+    held_by = csr_matrix((np.ones(len(cells), np.float32), (cells, np.arange(len(cells)))), (num_codes, len(cells)))
+    counts = np.maximum(np.bincount(cells, minlength=num_codes), 1)
+    return (held_by @ around.reshape(len(cells), -1) / counts[:, None]).reshape(num_codes, 2 * d, 2 * d)
+
+
+def mosaic(images, columns, gap=0):
+    """Images (N, H, W) in rows of ``columns`` on black, as one image (rows (H + gap), columns (W + gap))."""
+    images = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap)))
+    _, height, width = images.shape
+    rows = images.reshape(-1, columns, height, width)  # (rows, columns, H, W)
+    return rows.transpose(0, 2, 1, 3).reshape(-1, columns * width)
+
+
+PROJECTOR = """embeddings {{
+  tensor_name: "codebook"
+  tensor_path: "codebook.tsv"
+  metadata_path: "codebook_uses.tsv"
+  sprite {{ image_path: "codebook.png" single_image_dim: {size} single_image_dim: {size} }}
+}}
+"""
+
+
+def write_projector(folder, codebook, uses, patches):
+    """The codebook for TensorBoard's embedding projector, which reads projector_config.pbtxt beside the events.
+
+    Args:
+        codebook: (K, D) float.
+        uses: (K,) int, how many cells hold each code.
+        patches: (K, P, P) float in [0, 1], what each code stands for.
+    """
+    columns = int(np.ceil(np.sqrt(len(codebook))))
+    square = np.pad(patches, ((0, columns**2 - len(patches)), (0, 0), (0, 0)))  # as the projector wants its pictures
+    rows = [("code", "cells"), *enumerate(uses)]
+    with whole_file(folder / "codebook.tsv") as temporary:
+        np.savetxt(temporary, codebook, "%.6g", "\t")
+    with whole_file(folder / "codebook_uses.tsv") as temporary:
+        temporary.write_text("".join(f"{code}\t{cells}\n" for code, cells in rows), encoding="utf-8")
+    with whole_file(folder / "codebook.png") as temporary:
+        save_png(temporary, mosaic(square, columns))
+    with whole_file(folder / "projector_config.pbtxt") as temporary:
+        temporary.write_text(PROJECTOR.format(size=patches.shape[1]), encoding="utf-8")
+
+
 # ---- the page ---------------------------------------------------------------------------------
 
 
@@ -363,7 +431,7 @@ def write_page(path, folder, config, metrics, figures):
              f"<p>{metrics['people']} people, {metrics['slices']} slices, {metrics['date']}. "
              + " ".join(html.escape(note) + "." for note in metrics["notes"]) + "</p>"]
     if not shareable:
-        parts.insert(0, "<p class=mark>contains participants' images: do not share</p>")
+        parts.insert(0, f"<p class=mark>{MARK}</p>")
     parts.append("<h2>Summary</h2>" + summary_table(metrics))
     if "memorisation" in metrics:
         parts.append(f"<p class=verdict>Memorisation: {html.escape(metrics['memorisation']['verdict'])}. Membership: "
@@ -424,24 +492,229 @@ def compact(metric):
     return f"{metric:.4g}" if isinstance(metric, float) else str(metric)
 
 
+# ---- the reader study -------------------------------------------------------------------------
+
+STUDY_PAGE = """<!doctype html>
+<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
+<title>Reader study</title><style>
+:root{color-scheme:dark}
+body{font:18px/1.5 system-ui,sans-serif;background:#000;color:#d8dde2;margin:0 auto;max-width:48rem;padding:1rem;
+text-align:center}
+.mark{background:#fff3cd;color:#20252b;padding:.4rem .8rem;font-weight:600}
+img{display:none;margin:1rem auto;width:min(92vw,60vh);image-rendering:auto}
+img.now{display:block}
+button,input{font:inherit;padding:.5rem 1.2rem;margin:.3rem;background:#20252b;color:inherit;border:1px solid #56606a;
+border-radius:.3rem}
+button:focus-visible{outline:3px solid #2b8cd6}
+kbd{color:#8b96a0;font-size:.8em}
+[hidden]{display:none}
+</style></head><body>
+@MARK@
+<h1>Real, or made by a model?</h1>
+<noscript>This page needs JavaScript; it loads nothing and sends nothing.</noscript>
+<section id=start><p>@COUNT@ slices of brain MRI, one after the other. Some are real, some are made by a model. Answer
+each as best you can; there is no going back. Nothing leaves this page: at the end it gives you a file of your
+answers.</p>
+<p><label>Your initials or number: <input id=reader maxlength=40></label> <button id=begin>Begin</button></p></section>
+<section id=asking hidden><p id=place></p>
+@IMAGES@
+<p><button data-answer=real>Real <kbd>R</kbd></button><button data-answer=sampled>Made by a model <kbd>M</kbd></button>
+</p></section>
+<section id=end hidden><p>Thank you. Save your answers, and hand the file back.</p>
+<p><a id=save download=answers.csv><button>Save answers.csv</button></a></p></section>
+<script>
+const study = "@STUDY@", images = [...document.querySelectorAll("img")], answers = [];
+const part = id => document.getElementById(id);
+let shown = 0, saved = false;
+function show() {
+  images.forEach((image, i) => image.classList.toggle("now", i === answers.length));
+  part("place").textContent = `${answers.length + 1} of ${images.length}`;
+  shown = performance.now();
+}
+function answer(word) {
+  answers.push([word, ((performance.now() - shown) / 1000).toFixed(2)]);
+  if (answers.length < images.length) return show();
+  const reader = part("reader").value.replace(/[^\\p{L}\\p{N} ._-]/gu, "");
+  const rows = answers.map(([word, seconds], i) => [study, reader, i + 1, word, seconds].join(","));
+  const file = new Blob([["study,reader,image,answer,seconds", ...rows, ""].join("\\n")], {type: "text/csv"});
+  part("save").href = URL.createObjectURL(file);
+  part("asking").hidden = true;
+  part("end").hidden = false;
+}
+part("begin").onclick = () => { part("start").hidden = true; part("asking").hidden = false; show(); };
+part("save").onclick = () => { saved = true; };
+document.querySelectorAll("[data-answer]").forEach(button => { button.onclick = () => answer(button.dataset.answer); });
+addEventListener("keydown", event => {
+  const word = {r: "real", m: "sampled"}[event.key.toLowerCase()];
+  if (word && !event.repeat && !part("asking").hidden) answer(word);
+});
+addEventListener("beforeunload", event => { if (answers.length && !saved) event.preventDefault(); });
+</script></body></html>
+"""
+
+
+def write_reader_study(path, images, mark=None):
+    """One HTML file that shows images one by one, asks of each whether it is real, and gives a CSV of the answers.
+
+    It holds the images, their order and nothing else: all are stored alike, as PNG without metadata.
+
+    Args:
+        images: (N, H, W, 1) uint8, in the order in which they are shown.
+        mark: words at the top of the page, or None.
+
+    Returns:
+        The study's name, which a file of answers carries: 12 hexadecimal digits.
+    """
+    files = []
+    for image in images:
+        with io.BytesIO() as buffer:
+            save_png(buffer, image)
+            files.append(buffer.getvalue())
+    study = hashlib.sha256(b"".join(files)).hexdigest()[:12]
+    tags = [f'<img alt="slice {i}" src="data:image/png;base64,{base64.b64encode(file).decode()}">'
+            for i, file in enumerate(files, 1)]
+    page = STUDY_PAGE
+    for word, text in (("STUDY", study), ("COUNT", str(len(images))), ("IMAGES", "\n".join(tags)),
+                       ("MARK", f"<p class=mark>{html.escape(mark)}</p>" if mark else "")):
+        page = page.replace(f"@{word}@", text)
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return study
+
+
+# ---- the poster -------------------------------------------------------------------------------
+
+POSTER_WIDTH = 14  # inches
+MOST_CODES, CODES_IN_A_ROW = 256, 64
+
+
+def write_gallery(path, folder, config, pictures):
+    """A poster of a run, white on black.
+
+    Args:
+        pictures: dict of ``samples`` (N, H, W, 1) uint8, a row of the poster for each of ``rows`` (labels) and a
+            column for each of ``positions``; ``originals`` (M, H, W, 1) uint8 and their ``completions``
+            (M, A, H, W, 1) uint8, and what they are of, ``completed``; ``uses`` (K,) of the codes and their
+            ``patches`` (K, P, P) float in [0, 1].
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    samples, originals = pictures["samples"][..., 0], pictures["originals"][..., 0]  # (N, H, W), (M, H, W)
+    _, height, width = samples.shape
+    halves = originals.copy()
+    halves[:, config["code_grid"][0] // 2 * (height // config["code_grid"][0]):] = 0
+    completed = np.concatenate([np.stack([originals, halves], axis=1), pictures["completions"][..., 0]], axis=1)
+    used = np.flatnonzero(pictures["uses"])
+    by_use = used[np.argsort(-pictures["uses"][used], kind="stable")][:MOST_CODES]
+    mosaics = {"samples": mosaic(samples, len(pictures["positions"]), width // 40),
+               "completions": mosaic(completed.reshape(-1, height, width), completed.shape[1], width // 40),
+               "codes": mosaic(to_bytes(pictures["patches"][by_use]), CODES_IN_A_ROW, 2)}
+    heights = [POSTER_WIDTH * share * mosaics[name].shape[0] / mosaics[name].shape[1]
+               for name, share in (("samples", 1), ("completions", 0.55), ("codes", 1))]
+    white = dict.fromkeys(("text.color", "xtick.color", "ytick.color"), "white")
+    with plt.rc_context({**white, "font.size": 11, "axes.facecolor": "black", "axes.titlelocation": "left"}):
+        figure, axes = plt.subplot_mosaic(
+            [["samples", "samples"], ["completions", "numbers"], ["codes", "codes"]], layout="constrained",
+            figsize=(POSTER_WIDTH, sum(heights) + 2.5), height_ratios=heights, width_ratios=(0.55, 0.45))
+        figure.set_facecolor("black")
+        figure.suptitle(f"{folder.name}: brain slices of nobody, from a VQ-VAE and a gated PixelCNN", fontsize=18)
+        titles = {"samples": "Samples, by label and position (lowest first)",
+                  "completions": f"Completions of {pictures['completed']}: whole, the half that is kept, what may "
+                                 "follow",
+                  "codes": f"What the codes stand for, the most used first: {len(by_use)} of the {len(used)} in use "
+                           f"here, of {config['num_codes']} in all"}
+        for name, title in titles.items():
+            axes[name].imshow(mosaics[name], cmap="gray", vmin=0, vmax=255)
+            axes[name].set(xticks=[], yticks=[], anchor="NW")
+            axes[name].set_title(title)
+        axes["samples"].set_xticks((np.arange(len(pictures["positions"])) + 0.5) * mosaics["samples"].shape[1]
+                                   / len(pictures["positions"]), pictures["positions"])
+        axes["samples"].set_yticks((np.arange(len(pictures["rows"])) + 0.5) * mosaics["samples"].shape[0]
+                                   / len(pictures["rows"]), pictures["rows"])
+        axes["samples"].tick_params(length=0)
+        list_numbers(axes["numbers"], folder)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, dpi=110, metadata={"Software": None})
+        plt.close(figure)
+
+
+def list_numbers(axes, folder):
+    """The summary of a run's metrics.json as lines of text, what is worse than its null band in red."""
+    axes.axis("off")
+    if not (folder / "metrics.json").is_file():
+        axes.set_title(f"Not yet measured: python evaluate.py --run {run_name(folder)}")
+        return
+    metrics = load_json(folder / "metrics.json")
+    lines = summary_rows(metrics)
+    axes.set_title(f"Measured on {metrics['people']} {metrics['split']} people (red: worse than the null band)")
+    for i, (name, value, null, beyond, _) in enumerate([("", "value [95 %]", "null band", None, ""), *lines]):
+        for x, text in ((0, name), (0.43, value), (0.78, null)):
+            axes.text(x, 1 - (i + 0.5) / (len(lines) + 1), text, transform=axes.transAxes, va="center",
+                      color="#ff7a5c" if beyond else "white", fontsize=9)
+
+
 # ---- the model card ---------------------------------------------------------------------------
+
+
+LICENCE = "- licence of the data (yours to fill in; this line is kept when the card is written again):"
+TERMS = """- slices of real people: weights, samples and exports fall under the terms of their data
+- ADNI: do not pass the slices on; ask ADNI before you share weights or samples, and before you upload anything to a
+  hosted notebook or another computer that is not yours"""
+USES = """## Intended use
+
+- research on generative models, and teaching: what a VQ-VAE and a PixelCNN make of brain slices
+
+## Misuse
+
+- diagnosis, prognosis, treatment, or any decision about a person: nothing here was tested for that
+- samples in place of data in a clinical question; conclusions about a disease from what a label changes in samples
+- calling samples or weights anonymous: the audit finds copies of the kinds that it plants, and no others
+- passing samples off as scans, or trying to find out who is in the data
+"""
+CLAIM = """## For the CLAIM checklist
+
+What the run can answer of the Checklist for Artificial Intelligence in Medical Imaging, 2024 update (Tejani et al.,
+Radiology: Artificial Intelligence 6(4), e240300, [doi:10.1148/ryai.240300](https://doi.org/10.1148/ryai.240300)):
+
+| asked | answered by |
+|---|---|
+| title, background, objectives, hypotheses | you |
+| data sources, eligibility, dates, de-identification | you; the fingerprint above says which files |
+| preprocessing, partitions, at which level they are disjoint | Splits above, `config.json`, `slices.csv` |
+| reference standard, annotators | you: labels are the names of folders |
+| model, initialisation, software, training, choice of weights | Training above, `config.json`, `history_*.csv` |
+| metrics, uncertainty, comparison | `metrics.json`, `report.html`, How it was computed |
+| participants by partition, demographics | Splits above; `evaluate.py --metadata CSV` adds sex and age |
+| robustness, external data | not measured; `evaluate.py --real … --generated …` judges on other people |
+| failure analysis, limitations | `report.html`, Limits above |
+| registration, protocol, code, funding | the commit above; the rest you |
+"""
 
 
 def write_model_card(folder, config, metrics=None):
     """Write MODEL_CARD.md (after Mitchell et al. 2019); without metrics it says what is not yet measured."""
-    missing = NOT_MEASURED.format(run=folder.name)
-    data = "simulated people (warps of one template); nothing about disease follows from them" if config["simulated"] \
-        else "slices of real people: weights and samples fall under the terms of their data"
+    path, missing = folder / "MODEL_CARD.md", NOT_MEASURED.format(run=run_name(folder))
+    data = ("- simulated people (warps of one template, ICBM152); nothing about disease follows from them"
+            if config["simulated"] else TERMS)
+    licence = LICENCE + (" none, they come with the code" if config["simulated"] else " TO BE FILLED IN")
+    if path.is_file():
+        licence = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(LICENCE)),
+                       licence)
     lines = [f"# Model card: {folder.name}", "",
              "A VQ-VAE and a gated PixelCNN prior over its codes, for axial brain MRI slices.", "",
-             "## Data", "", f"- {data}", f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels "
-             f"`{config['data_fingerprint'][:16]}`",
+             "## Data", "", data, licence,
+             f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels `{config['data_fingerprint'][:16]}`",
              f"- frame {config['frame'][1]}×{config['frame'][0]} pixels, code grid "
              f"{config['code_grid'][1]}×{config['code_grid'][0]} of {config['num_codes']} codes", "",
-             "## Training", "", f"- preset {config['preset']}, seed {config['seed']}, "
-             f"{config.get('precision_resolved', 'unknown')}, commit {config.get('git_commit')}", "",
-             "## Intended use", "", "- Research on generative models and as a teaching example. Not for diagnosis, and "
-             "no substitute for data in a clinical question.", "", "## Measured", ""]
+             *split_lines(folder, config), "",
+             "## Training", "", f"- preset {config['preset']}, {config['vqvae_steps']:,} and {config['prior_steps']:,} "
+             f"steps of {config['batch_size']} slices at most, seed {config['seed']}, {config['precision_resolved']}",
+             f"- commit {config.get('git_commit')}; "
+             + ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
+             "- the weights kept are those of the least loss on validation people", "", USES, "## Measured", ""]
     if metrics is None:
         lines += [f"- {missing}"]
     else:
@@ -449,8 +722,28 @@ def write_model_card(folder, config, metrics=None):
                   + "".join(f"; {note}" for note in metrics["notes"]) + ".", "",
                   "| measure | value [95 %] | null band [5, 95 %] |", "|---|---|---|",
                   *(f"| {name} | {value} | {null} |" for name, value, null, _, _ in summary_rows(metrics))]
-    lines += ["", "## Memorisation", "", f"- {metrics['memorisation']['verdict'] if metrics else missing}", "",
-              "## Limits", "", "- Slices are drawn one by one; positions of one seed are not one head.",
-              "- Numbers hold for data like that above, and for as many people.", ""]
-    with whole_file(folder / "MODEL_CARD.md") as temporary:
+    lines += ["", "## Memorisation", "", f"- {metrics['memorisation']['verdict'] if metrics else missing}"]
+    if metrics:
+        lines += [f"- membership AUC {shown(metrics['memorisation'].get('membership_auc'), 3)} (0.5 tells nothing): "
+                  f"{metrics['memorisation'].get('membership_note', 'not assessed')}"]
+    lines += ["", "## Limits", "", "- slices are drawn one by one; positions of one seed are not one head",
+              "- numbers hold for data like that above, and for as many people", "", CLAIM]
+    with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def split_lines(folder, config):
+    """The section of the model card that says who is in which split, and how often test people were looked at."""
+    slices = read_slices(folder)
+    slices["split"] = pd.Categorical(slices["split"], ("train", "validation", "test"), ordered=True)
+    groups = slices.groupby(["split", "label"], observed=True)
+    table = groups.agg(people=("subject", "nunique"), slices=("path", "size"))
+    looks = folder / "test_looks.csv"
+    looked = len(looks.read_text(encoding="utf-8").splitlines()) - 1 if looks.is_file() else 0
+    return ["## Splits", "", "| split | label | people | slices |", "|---|---|---|---|",
+            *(f"| {split} | {label} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()), "",
+            "- by person" + (", but the folders share people between splits (--allow-overlap)"
+                             if config.get("allow_overlap") else "")
+            + ("" if config.get("metadata") or config["simulated"] else
+               "; people are image ids, so repeat visits of one person may straddle splits"),
+            f"- evaluations on test people so far: {looked}"]

@@ -39,6 +39,7 @@ from utils import (
     read_config,
     read_slices,
     run_folder,
+    run_name,
     run_script,
     save_checkpoint,
     save_json,
@@ -48,6 +49,7 @@ from utils import (
 )
 
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
+PATCHED_SLICES = 64  # of them, whose patches show in TensorBoard what a code stands for
 AVERAGE_DECAY = 0.998
 PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
 
@@ -85,7 +87,11 @@ VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradie
 
 def parse_flags(argv):
     """The flags that were given, and only those, as a dict."""
-    parser = Parser(description=__doc__.split("\n\n")[0], epilog="example: python train.py --data AD_NC --run adni")
+    parser = Parser(description=__doc__.split("\n\n")[0],
+                    epilog="examples: python train.py --run demo\n"
+                           "          python train.py --data AD_NC --run adni --dry-run\n"
+                           "          python train.py --data AD_NC --run adni\n"
+                           "          python train.py --resume adni")
     suppress = {"default": None}
 
     group = parser.add_argument_group("data")
@@ -96,7 +102,7 @@ def parse_flags(argv):
     group.add_argument("--allow-overlap", action="store_true", **suppress,
                        help="go on although the folders share people between train and test")
     group.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"),
-                       help="pixels (default: the data's own; smoke 60 64; demo 120 128)")
+                       help="height and width in pixels (default: the data's own; smoke 60 64; demo 120 128)")
     group.add_argument("--no-crop", dest="crop", action="store_false", **suppress,
                        help="train on the whole frame, not on the box that holds the training people's brains")
     group.add_argument("--augment", type=number(float, 0, 1), metavar="SHARE",
@@ -112,42 +118,63 @@ def parse_flags(argv):
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
     group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, as it began")
     group.add_argument("--checkpoint-minutes", type=number(float, 0, 1e6), metavar="MINUTES",
-                       help="how often the whole state is saved (default 5)")
-    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), help="of everything random (default 0)")
+                       help="how often the whole state is saved (default: every 5 minutes)")
+    group.add_argument("--seed", type=number(int, 0, 2**31 - 1), metavar="N", help="of everything random (default 0)")
     group.add_argument("--precision", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
                        help="auto times bfloat16 where it could be faster (default auto)")
     group.add_argument("--nondeterministic", dest="deterministic", action="store_false", **suppress,
                        help="let kernels sum in any order: a run can then not be repeated bit for bit")
     group.add_argument("--distribute", choices=("none", "mirrored", "multiworker"),
-                       help="train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names")
+                       help="train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names "
+                            "(default none)")
     group.add_argument("--dry-run", action="store_true",
                        help="print the resolved config, sizes and an estimate of the time; make no run")
 
     group = parser.add_argument_group("VQ-VAE (stage 1)")
     group.add_argument("--downsample", type=int, choices=(4, 8, 16), help="pixels per code, each way (default 8)")
-    group.add_argument("--num-codes", type=number(int, 2, 32767), metavar="K", help="codes in the codebook")
-    group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D", help="dimension of a code")
-    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β", help="(default 0.25)")
+    group.add_argument("--num-codes", type=number(int, 2, 32767), metavar="K",
+                       help=f"codes in the codebook {by_preset('num_codes')}")
+    group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D",
+                       help=f"dimension of a code {by_preset('code_dim')}")
+    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β",
+                       help="how firmly the encoder is held to its codes (default 0.25)")
     group.add_argument("--gradient-codebook", action="store_true", **suppress,
                        help="train the codebook by gradients, not by moving averages")
     group.add_argument("--loss", choices=("pyramid", "squared"),
-                       help="reconstruction error: pyramid keeps edges and detail; squared is the paper's")
-    group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C", help="channels at 1/4 resolution")
-    group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N", help="per resolution")
-    group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+                       help="reconstruction error: pyramid keeps edges and detail; squared is the paper's (default "
+                            "pyramid; paper squared)")
+    group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C",
+                       help=f"channels at 1/4 resolution {by_preset('vqvae_width')}")
+    group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N",
+                       help=f"per resolution {by_preset('residual_blocks')}")
+    group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N",
+                       help=f"optimizer steps {by_preset('vqvae_steps')}")
 
     group = parser.add_argument_group("prior (stage 2)")
-    group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N", help="gated layers")
-    group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C", help="channels")
+    group.add_argument("--prior-layers", type=number(int, 2, 256), metavar="N",
+                       help=f"gated layers {by_preset('prior_layers')}")
+    group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C",
+                       help=f"channels {by_preset('prior_width')}")
     group.add_argument("--prior-vertical-width", type=number(int, 2, 4096), metavar="C",
                        help="channels of its vertical stack (default: half of them; preset paper: as many)")
-    group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P", help="(default 0.1)")
-    group.add_argument("--prior-steps", type=number(int, 1), metavar="N", help="optimizer steps")
+    group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P",
+                       help=f"share of channels dropped in training {by_preset('prior_dropout')}")
+    group.add_argument("--prior-steps", type=number(int, 1), metavar="N",
+                       help=f"optimizer steps {by_preset('prior_steps')}")
 
     group = parser.add_argument_group("optimisation (both stages)")
-    group.add_argument("--batch-size", type=number(int, 1, 4096), metavar="N", help="slices per step (default 8)")
-    group.add_argument("--learning-rate", type=number(float, 1e-8, 1), help="peak of Adam's (default 0.002)")
+    group.add_argument("--batch-size", type=number(int, 1, 4096), metavar="N",
+                       help=f"slices per step, of all devices {by_preset('batch_size')}")
+    group.add_argument("--learning-rate", type=number(float, 1e-8, 1), metavar="RATE",
+                       help=f"peak of Adam's {by_preset('learning_rate')}")
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+def by_preset(name):
+    """What an option is without its flag: "(default 1024; smoke 32, demo 128)"."""
+    values = {preset: (COMMON | options)[name] for preset, options in PRESETS.items()}
+    others = ", ".join(f"{preset} {value}" for preset, value in values.items() if value != values["default"])
+    return f"(default {values['default']}{'; ' * bool(others)}{others})"
 
 
 def resolve_config(flags):
@@ -406,15 +433,15 @@ class Stage:
         name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
         step: batch -> dict of metrics of the batch; one optimizer step.
         evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
-        pictures: () -> dict of name -> images (N, H, W, 1) for TensorBoard.
+        show: () -> None; writes what there is to see of the model to TensorBoard.
         checkpoint_minutes: how often the state is saved.
     """
 
-    def __init__(self, team, folder, name, model, step, evaluate, pictures, checkpoint_minutes):
+    def __init__(self, team, folder, name, model, step, evaluate, show, checkpoint_minutes):
         import modules
 
         self.team, self.folder, self.name, self.model = team, folder, name, model
-        self.evaluate, self.pictures, self.checkpoint_minutes = evaluate, pictures, checkpoint_minutes
+        self.evaluate, self.show, self.checkpoint_minutes = evaluate, show, checkpoint_minutes
         with team.strategy.scope():
             self.average = modules.WeightAverage(model, AVERAGE_DECAY)
             model.optimizer.build(model.trainable_variables)
@@ -539,13 +566,12 @@ class Stage:
         return held_out
 
     def log(self, writer, history):
-        """Write the history so far, and the newest row and pictures for TensorBoard."""
+        """Write the history so far, and for TensorBoard its newest row and what the model shows."""
         write_csv(self.folder / f"history_{self.name}.csv", history)
         with writer.as_default(step=history[-1]["step"]):
             for key, value in history[-1].items():
                 self.team.tf.summary.scalar(key, value)
-            for key, images in self.pictures().items():
-                self.team.tf.summary.image(key, images, max_outputs=8)
+            self.show()
         writer.flush()
 
 
@@ -554,6 +580,7 @@ def train_vqvae(team, config, folder, parts, box):
     import numpy as np
 
     import dataset
+    import report
     from metrics import evenly, image_metrics, mean_by_person, value_of
 
     tf, train, validation = team.tf, parts["train"], thinned(parts["validation"])
@@ -578,6 +605,16 @@ def train_vqvae(team, config, folder, parts, box):
                    for key in ("ssim", "psnr", "ssim_brain")},
                 "codes_used": len(np.unique(codes)) / config["num_codes"]}
 
+    def show():
+        codes, images = reconstructed()
+        tf.summary.image("originals", originals, max_outputs=8)
+        tf.summary.image("reconstructions", images, max_outputs=8)
+        uses = np.bincount(codes.ravel(), minlength=config["num_codes"])
+        tf.summary.histogram("uses of a code over the mean", uses / uses.mean())
+        report.write_projector(folder / "tensorboard" / "vqvae", vqvae.quantizer.codebook.numpy().T, uses,
+                               report.code_patches(codes[:PATCHED_SLICES], images[:PATCHED_SLICES],
+                                                   config["num_codes"]))
+
     def step(batch):
         metrics = vqvae.train_step(batch)
         squared, codes = metrics.pop("squared"), metrics.pop("codes")
@@ -585,9 +622,7 @@ def train_vqvae(team, config, folder, parts, box):
         metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
         return metrics
 
-    stage = Stage(team, folder, "vqvae", vqvae, step, evaluate,
-                  lambda: {"originals": originals[:8], "reconstructions": reconstructed()[1][:8]},
-                  config["checkpoint_minutes"])
+    stage = Stage(team, folder, "vqvae", vqvae, step, evaluate, show, config["checkpoint_minutes"])
     stage.fit(training_batches(team, config, train, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
               config["batch_size"])
 
@@ -599,11 +634,11 @@ def train_prior(team, config, folder, parts, box):
     import dataset
     from utils import file_sha256
 
-    train, validation = parts["train"], thinned(parts["validation"])
+    tf, train, validation = team.tf, parts["train"], thinned(parts["validation"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
-    bits_per_code = team.tf.function(prior.bits_per_code)
+    bits_per_code = tf.function(prior.bits_per_code)
     held_out = [{**batch, "codes": vqvae.encode(batch["image"])} for batch in
                 dataset.evaluation_batches(validation["images"], validation["columns"], 16, box)]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
@@ -613,13 +648,13 @@ def train_prior(team, config, folder, parts, box):
         bits = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
         return {"loss": float(np.concatenate(bits).mean())}
 
-    def pictures():
+    def show():
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
-        return {"samples": vqvae.decode(codes)}
+        tf.summary.image("samples", vqvae.decode(codes), max_outputs=8)
 
     stage = Stage(team, folder, "prior", prior,
                   lambda batch: prior.train_step({**batch, "codes": vqvae.encode(batch["image"])}),
-                  evaluate, pictures, config["checkpoint_minutes"])
+                  evaluate, show, config["checkpoint_minutes"])
     stage.fit(training_batches(team, config, train, box, "prior"), config["prior_steps"], config["evaluations"],
               config["batch_size"])
 
@@ -757,7 +792,7 @@ def main(argv):
     print_measurement(config["validation"])
     print(f"finished in {config['seconds'] / 60:.1f} minutes: {folder}")
     if config["finished"]:
-        print(f"next: python predict.py --run {folder.name if folder.parent == Path('runs') else folder}")
+        print(f"next: python predict.py --run {run_name(folder)}")
 
 
 def is_finished(config):

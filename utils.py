@@ -16,9 +16,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+
+START = time.perf_counter()
+VOICE = {"quiet": False, "verbose": False}  # as the flags say, for this process
+RED, YELLOW = 31, 33
 
 
 class UserError(Exception):
@@ -38,7 +44,10 @@ def run_script(main):
     try:
         main(sys.argv[1:])
     except UserError as error:
-        say(f"{Path(sys.argv[0]).name}: error: {error}")
+        if VOICE["verbose"]:
+            error.__suppress_context__ = False  # what it was raised from is what one wants to see
+            traceback.print_exception(error)
+        say(f"{Path(sys.argv[0]).name}: {coloured('error:', RED, sys.stderr)} {error}")
         sys.exit(2)
     except BrokenPipeError:  # whoever was reading, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +63,17 @@ def say(sentence):
     """Print to stderr, unless nobody listens any more: Ctrl-C ends ``| tee log`` too."""
     with suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
+
+
+def detail(sentence):
+    """Say what only ``--verbose`` wants to know, with the seconds since the start."""
+    if VOICE["verbose"]:
+        say(f"{time.perf_counter() - START:8.1f} s  {sentence}")
+
+
+def coloured(text, colour, stream):
+    """``text`` in an ANSI colour where ``stream`` is a terminal; NO_COLOR (https://no-color.org) turns it off."""
+    return f"\033[{colour}m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 @contextmanager
@@ -76,10 +96,10 @@ def finishing_step():
 
 
 def progress(iterable=None, **options):
-    """A tqdm progress bar with rate and time left; silent when the output is not a terminal."""
+    """A tqdm progress bar with rate and time left; silent with ``--quiet``, or when the output is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
+    return tqdm(iterable, disable=VOICE["quiet"] or None, dynamic_ncols=True, **options)
 
 
 # ---- random numbers -------------------------------------------------------------------------
@@ -121,6 +141,7 @@ def whole_file(path):
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        detail(f"wrote {path}")
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -140,6 +161,7 @@ def new_folder(path):
         if path.exists():
             path.rmdir()
         unfinished.rename(path)
+        detail(f"wrote {path}")
 
 
 @contextmanager
@@ -221,10 +243,25 @@ def check_folder(path):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump."""
+    """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump.
+
+    It adds --quiet and --verbose and obeys them itself, so that they are not among the flags.
+    """
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+                         usage="python %(prog)s [flags]", **options)
+        voice = self.add_mutually_exclusive_group()
+        voice.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
+        voice.add_argument("--verbose", action="store_true",
+                           help="name every file written, let the libraries speak, and show where an error arose")
+
+    def parse_args(self, argv):
+        flags = super().parse_args(argv)
+        VOICE.update({name: vars(flags).pop(name) for name in VOICE})
+        if VOICE["quiet"]:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for the rest of the process
+        return flags
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
@@ -250,6 +287,11 @@ def number(kind, least=None, most=None):
 def run_folder(name):
     """``--run X``: a path when it has a separator, otherwise ``runs/X`` under the current folder."""
     return Path(name) if "/" in name or os.sep in name else Path("runs") / name
+
+
+def run_name(folder):
+    """What to give ``--run`` for a run folder: the inverse of ``run_folder``."""
+    return folder.name if folder.parent == Path("runs") else folder
 
 
 def read_config(folder):
@@ -542,11 +584,12 @@ def start_distributed(deterministic, distribute):
     Raises:
         UserError: the cluster cannot be joined.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if VOICE["verbose"] else "3")
+    with nullcontext() if VOICE["verbose"] else _silent_stderr():
         import tensorflow as tf
 
-        tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
+        if not VOICE["verbose"]:
+            tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
         strategy = tf.distribute.get_strategy()
         if distribute == "multiworker":  # must come before the first operation
             handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -688,6 +731,24 @@ def save_png(path, image):
     from PIL import Image
 
     Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
+
+
+def save_nifti(path, image, pixel_size):
+    """Write one grey image, (H, W, 1) uint8, as a NIfTI volume of one slice: (W, H, 1), RAS+, in mm.
+
+    Taken for granted is that columns run from the person's left to the right and rows from anterior to posterior.
+    The centre of the frame is the origin; the slice is 1 mm thick.
+    """
+    import nibabel
+    import numpy as np
+
+    volume = np.asarray(image)[::-1, :, 0].T[..., None]  # (W, H, 1): x to the right, y to the front
+    affine = np.diag([pixel_size, pixel_size, 1.0, 1.0])
+    affine[:2, 3] = -pixel_size * (np.array(volume.shape[:2]) - 1) / 2
+    nifti = nibabel.Nifti1Image(volume, affine)
+    nifti.header.set_xyzt_units("mm")
+    nifti.header["descrip"] = b"sampled from a model: a scan of nobody"
+    nibabel.save(nifti, path)
 
 
 def to_bytes(images):

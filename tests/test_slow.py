@@ -1,4 +1,4 @@
-"""The commands of the README in smoke form, as a user types them: in other processes, in an empty folder."""
+"""What takes minutes: whole runs in other processes, killed ones, and one that copies. See test_readme.py, too."""
 
 import json
 import random
@@ -60,18 +60,6 @@ def test_training_repeats_byte_for_byte_in_another_process(workplace):
     assert (workplace / "one/brain_00001.png").read_bytes() == (workplace / "two/brain_00001.png").read_bytes()
     histories = [pd.read_csv(workplace / f"runs/{name}/history_prior.csv") for name in ("demo", "again")]
     assert np.array_equal(histories[0]["validation_loss"], histories[1]["validation_loss"])
-
-
-def test_other_commands_of_the_readme(workplace):
-    data = json.loads((workplace / "runs/demo/config.json").read_text())["data"]
-    assert "people" in run(workplace, f"dataset.py --data {data} --out sheet.png")
-    assert "minutes" in run(workplace, f"train.py --data {data} --preset smoke --dry-run")
-    run(workplace, "dataset.py --demo small --people 4 --image-size 60 64")
-    run(workplace, "predict.py --label AD --position 10 --temperature 0.9 --top-p 0.95")
-    run(workplace, f"predict.py --run demo --reconstruct {data}/test --out reconstructed")
-    run(workplace, "train.py --vqvae demo --run longer --prior-steps 5")
-    assert "bits per code" in run(workplace, "evaluate.py --run demo --split test")
-    assert len(list((workplace / "reconstructed").glob("*_difference.png"))) == 80
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path):
