@@ -301,3 +301,11 @@ def test_readme_names_the_flags_that_exist(capsys):
 def test_images_of_a_run_are_not_black(finished_run, tmp_path):
     sample(finished_run, tmp_path / "out", "--num-images", "2")
     assert np.asarray(Image.open(tmp_path / "out" / "brain_00000.png")).max() > 0
+
+
+@pytest.mark.parametrize(("flags", "width"), [
+    ([], 96), (["--preset", "default"], 48), (["--preset", "default", "--prior-width", "40"], 20),
+    (["--preset", "default", "--prior-vertical-width", "96"], 96), (["--preset", "paper"], 384)])
+def test_the_vertical_stack_has_half_the_width_unless_told(flags, width, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.resolve_config(train.parse_flags(flags))[1]["prior_vertical_width"] == width
