@@ -827,9 +827,7 @@ def export_archive(vqvae, prior, crop_box, frame, block):
                                                 "log_likelihood_bits": tf.float32})
         return {name: tf.reshape(x, (-1, *x.shape[2:]))[:count] for name, x in blocks.items()}
 
-    archive = keras.export.ExportArchive()
-    archive.track(vqvae)
-    archive.track(prior)
+    archive = keras.export.ExportArchive()  # finds the variables of its endpoints; track() would store them twice
     image = tf.TensorSpec((None, *frame, 1), tf.float32, "images")
     condition = partial(tf.TensorSpec, (None,), tf.int32)
     archive.add_endpoint("encode", encode, [image])

@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 from tensorboard import program
@@ -143,6 +144,12 @@ def test_the_readme_s_snippet_works_on_an_export(exported):
     about = json.loads((exported / "adni-model" / "about.json").read_text())
     said = elsewhere(exported, snippet + "\nprint(images.shape, codes.shape)")
     assert said.strip() == f"{(4, *about['frame'], 1)} {(4, *about['code_grid'])}"
+
+
+def test_an_export_holds_every_weight_once(finished_run, exported):
+    weights = tf.train.load_checkpoint(str(exported / "adni-model" / "variables" / "variables"))
+    sizes = [np.prod(shape) for shape in weights.get_variable_to_shape_map().values() if shape]
+    assert sum(sizes) <= sum(model.count_params() for model in utils.load_models(finished_run))
 
 
 def test_an_export_is_never_overwritten(finished_run, exported):
