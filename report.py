@@ -618,7 +618,7 @@ def write_gallery(path, folder, config, pictures):
     with plt.rc_context({**white, "font.size": 11, "axes.facecolor": "black", "axes.titlelocation": "left"}):
         figure, axes = plt.subplot_mosaic(
             [["samples", "samples"], ["completions", "numbers"], ["codes", "codes"]], layout="constrained",
-            figsize=(POSTER_WIDTH, sum(heights) + 2.5), height_ratios=heights, width_ratios=(0.55, 0.45))
+            figsize=(POSTER_WIDTH, sum(heights) + 1.9), height_ratios=heights, width_ratios=(0.55, 0.45))
         figure.set_facecolor("black")
         figure.suptitle(f"{folder.name}: brain slices of nobody, from a VQ-VAE and a gated PixelCNN", fontsize=18)
         titles = {"samples": "Samples, by label and position (lowest first)",
