@@ -48,6 +48,7 @@ SIDES = (30, 700)  # mm that a volume can measure
 LABEL_COLUMNS = ("group", "research group", "diagnosis", "dx", "label")
 COPIES = {"derivatives", "sourcedata"}  # folders of a BIDS tree that hold its scans once more
 VIEW = (240, 256)  # pixels of a picture on the contact sheet
+SIDES_OF_VIEW = (256, 256, 240)  # mm of the head, along x, y, z, that the pictures show
 SCANS_PER_SHEET = 40
 SECONDS_BETWEEN_SAVES = 10
 DONE, FAILED = "done", "failed"
@@ -392,20 +393,20 @@ def _framed(planes, inside, size):
 
 
 def _views(grey, brain, heights):
-    """Three planes through a head: axial, coronal (both with left at the left) and sagittal (front at the right)."""
-    marked = grey.copy()
-    marked[brain & ~ndimage.binary_erosion(brain)] = 255
-    marked[::3, ::3, [heights[0], heights[-1]]] = 255
-    sides = np.array((VIEW[1], VIEW[1], VIEW[0]))
-    x, y, _ = (int(place) for place in ndimage.center_of_mass(brain))
-    z = heights[len(heights) // 2]
-    corner = np.array((x, y, int(ndimage.center_of_mass(brain)[2]))) - sides // 2
-    views = []
-    for axis, place in ((2, z), (1, y), (0, x)):
-        plane = (marked if axis < 2 else grey).take(place, axis)
-        (first, second), kept = np.delete(corner, axis), np.delete(sides, axis)
-        padded = np.pad(plane, 256)[first + 256: first + 256 + kept[0], second + 256: second + 256 + kept[1]]
-        views.append(np.asarray(Image.fromarray(padded.T[::-1]).crop((0, 0, VIEW[1], VIEW[0]))))
+    """The middle slice, and a coronal and a sagittal plane with the outline of the brain and the range of the slices.
+
+    The left is at the left of the first two, the front at the right of the third: (3, 240, 256) uint8.
+    """
+    outlined = np.where(brain & ~ndimage.binary_erosion(brain), 255, grey)
+    centre = [int(place) for place in ndimage.center_of_mass(brain)]
+    x, y, z = (slice(place + side // 2, place + side // 2 + side)  # of planes with a margin of ``side``
+               for place, side in zip(centre, SIDES_OF_VIEW, strict=True))
+    middle = heights[len(heights) // 2]
+    axial = np.pad(np.where(brain[:, :, middle], grey[:, :, middle], 0), SIDES_OF_VIEW[0])[x, y]  # (256, 256)
+    views = [axial.T[::-1][8:-8]]
+    for plane, across in ((outlined[:, centre[1]], x), (outlined[centre[0]], y)):  # (X, Z) and (Y, Z)
+        plane[::3, [heights[0], heights[-1]]] = 255
+        views.append(np.pad(plane, [(SIDES_OF_VIEW[0],) * 2, (SIDES_OF_VIEW[2],) * 2])[across, z].T[::-1])
     return np.stack(views)
 
 
