@@ -43,7 +43,7 @@ PERCENTILES = (0.5, 99.5)  # of the brain's voxels become black and white
 FAINT = 0.02  # of the brightness of the brightest: less is background
 LARGEST_BRAIN = 2500  # ml; a brighter body than that has its skull on: a head has 3000 and more
 SMALLEST_BRAIN = 200  # ml
-OPENING = 6  # mm; threads of twice that are cut between brain and scalp
+OPENING = 8  # mm; bridges narrower than twice that are cut between brain and scalp
 SIDES = (30, 700)  # mm that a volume can measure
 LABEL_COLUMNS = ("group", "research group", "diagnosis", "dx", "label")
 COPIES = {"derivatives", "sourcedata"}  # folders of a BIDS tree that hold its scans once more
@@ -360,7 +360,7 @@ def extract_brain(head):
     """The brain in a head with its skull on, (X, Y, Z) at 1 mm: a mask, by dipy and an opening.
 
     Skull and the fluid around the brain are dark in T1: Otsu's threshold leaves brain and scalp, joined by threads that
-    the opening cuts. A few mm of error at the surface are usual; the contact sheet shows them.
+    the opening cuts. Some mm of cortex may go and some muscle stay; the contact sheet shows it.
 
     Raises:
         UserError: dipy is not installed.
