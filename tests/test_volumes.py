@@ -110,7 +110,7 @@ def test_oblique_heads_with_oblong_voxels_keep_their_left(axes, upright):
 def landmarks(images):
     """Row and column of what is bright, and of what is dark inside the brain, in the middle slice: (2, 2)."""
     middle = images[2]
-    dark = ndimage.binary_erosion(middle > 0, iterations=5) & (middle < 90)
+    dark = ndimage.binary_erosion(ndimage.binary_fill_holes(middle > 0), iterations=5) & (middle < 90)
     return np.array([ndimage.center_of_mass(middle > 200), ndimage.center_of_mass(dark)])
 
 
