@@ -457,14 +457,45 @@ def _load_one(root, path, row):
 def _decode(path, frame=None):
     """An image file as grey uint8 of the size ``frame``, and the (height, width) it had."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         size = image.height, image.width
         grey = _to_grey(image)
-    if frame is not None and size != tuple(frame):
-        grey = ImageOps.pad(grey, frame[::-1], Image.Resampling.BICUBIC)  # antialiased: PIL widens the kernel
-    return np.asarray(grey), size
+    return np.asarray(grey if frame is None else _into_frame(grey, frame)), size
+
+
+def _into_frame(grey, frame):
+    """A PIL image in (height, width), its aspect kept, on black."""
+    from PIL import Image, ImageOps
+
+    if grey.size == tuple(frame[::-1]):
+        return grey
+    return ImageOps.pad(grey, frame[::-1], Image.Resampling.BICUBIC)  # antialiased: PIL widens the kernel
+
+
+def load_mask(path, image_path, frame):
+    """What is white in a mask that was drawn on an image, as that image comes into ``frame``: (H, W) bool.
+
+    White is 128 or more of 255. A pixel in the frame counts when nothing black is in it; what lies beside the
+    image in the frame counts, too.
+
+    Raises:
+        UserError: the mask cannot be read, or has another size than the image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        mask, size = _decode(path)
+    except Exception as error:  # whatever a decoder makes of broken bytes
+        raise UserError(f"the mask {path} cannot be read ({_reason(error)})") from None
+    own = _decode(image_path)[1]
+    if size != own:
+        raise UserError(f"the mask {path} has {size[1]}x{size[0]} pixels, but {image_path} {own[1]}x{own[0]}: draw it "
+                        "on the slice itself")
+    black = Image.fromarray(np.where(mask < 128, 255, 0).astype(np.uint8))
+    return np.asarray(_into_frame(black, frame)) == 0
 
 
 def _to_grey(image):
