@@ -42,6 +42,8 @@ SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing
                  "validation": "validation", "validate": "validation", "val": "validation", "valid": "validation"}
 OASIS_PREFIX = "keras_png_slices_"
 NAME_PATTERN = r"^(?P<subject>.+?)[_-](?:slice[_-]?)?(?P<slice>\d{1,9})(?:\.nii)?\.(?:png|jpe?g)$"
+BIDS_SUBJECT = r"sub-[A-Za-z0-9]+"
+ADNI_SUBJECT = r"(?<!\d)\d{3}_S_\d{4,5}(?!\d)"
 NAMES_SHOWN = 10
 MEMORY_SHARE = 0.25  # of the available memory may hold the images; more goes to a memory-mapped file
 FILES_PER_TASK = 32
@@ -101,9 +103,11 @@ def find_slices(root, subject_pattern=None, metadata=None):
     slices["label"] = slices["label"].map(_one_spelling(set(labels)))
     slices = slices.astype({"subject": "category", "label": "category", "split": "category"})  # quick to sort
     slices["position"] = _positions(slices)
+    scans = slices["subject"].cat.categories
+    people = {scan: scan if subject_pattern else person_of(scan) for scan in scans}
     if metadata is not None:
-        people = _people(slices["subject"].cat.categories, metadata)
-        slices["subject"] = slices["subject"].map(people).astype("category")
+        people = _people(people, metadata)
+    slices["subject"] = slices["subject"].map(people).astype("category")
     slices = slices.sort_values(["split", "label", "subject", "slice", "path"], ignore_index=True)
     return slices.astype({"subject": str, "label": str, "split": str, "slice": int, "position": int})[COLUMNS]
 
@@ -151,7 +155,8 @@ def _scan(folder):
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES) and _may_be_image(entry):
+            elif (entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("contact_sheet")
+                  and _may_be_image(entry)):
                 names.append(entry.name)
     unprintable = [name for name in (*names, *folders, *links) if not name.isprintable()]
     if unprintable:
@@ -230,10 +235,17 @@ def _positions(slices):
     return rank * bins // sizes
 
 
-def _people(scans, metadata):
-    """Map image ids to people by the ADNI search CSV; an image it does not list stays a person of its own."""
+def person_of(scan):
+    """Whose scan it is, where its name begins as BIDS or ADNI name people: sub-00_ses-1 → sub-00; else the scan."""
+    person = re.match(rf"({BIDS_SUBJECT}|{ADNI_SUBJECT})_", scan)
+    return person[1] if person else scan
+
+
+def _people(named, metadata):
+    """Map image ids to people by the ADNI search CSV; an image it does not list keeps its person in ``named``."""
     import pandas as pd
 
+    scans = list(named)
     table = read_search(metadata, keep_default_na=False)
     if not {"image data id", "subject"} <= set(table.columns):
         raise UserError(f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search")
@@ -247,11 +259,11 @@ def _people(scans, metadata):
         raise UserError(f"{metadata} lists none of the images, such as {scans[0]}")
     if people.isna().any():
         warn(f"{people.isna().sum()} of {len(scans)} image ids are not in {metadata} and count as a person each")
-    return dict(zip(scans, people.where(people.notna(), list(scans)), strict=True))
+    return dict(zip(scans, people.where(people.notna(), list(named.values())), strict=True))
 
 
 def read_search(metadata, keep_default_na=True):
-    """The CSV of an ADNI search as a DataFrame of str, the names of its columns in lower case.
+    """The CSV of an ADNI search, or a TSV, as a DataFrame of str, the names of its columns in lower case.
 
     Raises:
         UserError: it cannot be read.
@@ -259,15 +271,16 @@ def read_search(metadata, keep_default_na=True):
     import pandas as pd
 
     try:
-        table = pd.read_csv(metadata, dtype=str, keep_default_na=keep_default_na, skipinitialspace=True)
+        table = pd.read_csv(metadata, dtype=str, keep_default_na=keep_default_na, skipinitialspace=True,
+                            sep="\t" if str(metadata).lower().endswith(".tsv") else ",")
     except (OSError, ValueError) as error:
-        raise UserError(f"the metadata {metadata} cannot be read as CSV ({error})") from None
+        raise UserError(f"the table {metadata} cannot be read ({error})") from None
     return table.rename(columns=lambda column: str(column).strip().casefold())
 
 
 def bare_ids(ids):
-    """I12345 → 12345."""
-    return ids.str.strip().str.replace(r"^[IiDd](?=\d)", "", regex=True)
+    """I12345 → 12345, and so is 002_S_0295_I12345."""
+    return ids.str.strip().str.replace(rf"^(?:{ADNI_SUBJECT}_)?[IiDd](?=\d)", "", regex=True)
 
 
 # ---- splitting: index → index -----------------------------------------------------------------
@@ -444,14 +457,45 @@ def _load_one(root, path, row):
 def _decode(path, frame=None):
     """An image file as grey uint8 of the size ``frame``, and the (height, width) it had."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         size = image.height, image.width
         grey = _to_grey(image)
-    if frame is not None and size != tuple(frame):
-        grey = ImageOps.pad(grey, frame[::-1], Image.Resampling.BICUBIC)  # antialiased: PIL widens the kernel
-    return np.asarray(grey), size
+    return np.asarray(grey if frame is None else _into_frame(grey, frame)), size
+
+
+def _into_frame(grey, frame):
+    """A PIL image in (height, width), its aspect kept, on black."""
+    from PIL import Image, ImageOps
+
+    if grey.size == tuple(frame[::-1]):
+        return grey
+    return ImageOps.pad(grey, frame[::-1], Image.Resampling.BICUBIC)  # antialiased: PIL widens the kernel
+
+
+def load_mask(path, image_path, frame):
+    """What is white in a mask that was drawn on an image, as that image comes into ``frame``: (H, W) bool.
+
+    White is 128 or more of 255. A pixel in the frame counts when nothing black is in it; what lies beside the
+    image in the frame counts, too.
+
+    Raises:
+        UserError: the mask cannot be read, or has another size than the image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        mask, size = _decode(path)
+    except Exception as error:  # whatever a decoder makes of broken bytes
+        raise UserError(f"the mask {path} cannot be read ({_reason(error)})") from None
+    own = _decode(image_path)[1]
+    if size != own:
+        raise UserError(f"the mask {path} has {size[1]}x{size[0]} pixels, but {image_path} {own[1]}x{own[0]}: draw it "
+                        "on the slice itself")
+    black = Image.fromarray(np.where(mask < 128, 255, 0).astype(np.uint8))
+    return np.asarray(_into_frame(black, frame)) == 0
 
 
 def _to_grey(image):
@@ -813,35 +857,56 @@ def _parallel(dataset, load):
 
 def parse_flags(argv):
     """The flags as a namespace."""
-    parser = Parser(description="Check a folder of brain slices before training on it, or make the demo cohort.",
+    parser = Parser(description="Check a folder of brain slices before training on it, cut slices from scans, or "
+                                "make the demo cohort.",
                     epilog="examples: python dataset.py --data AD_NC --out sheet.png\n"
+                           "          python dataset.py --volumes BIDS --out slices\n"
                            "          python dataset.py --demo data/demo --people 100")
     group = parser.add_argument_group("check a folder")
     group.add_argument("--data", metavar="DIR", help="folder of PNG or JPEG slices; every file is decoded")
-    group.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
     group.add_argument("--subject-pattern", metavar="REGEX",
                        help="how a file name tells its (?P<subject>…) and (?P<slice>…)")
     group.add_argument("--allow-overlap", action="store_true",
                        help="go on although the folders share people between train and test")
-    group.add_argument("--out", metavar="FILE.png",
-                       help="contact sheet, never overwritten (default: a new contact_sheet.png)")
+    group = parser.add_argument_group("cut slices from scans")
+    group.add_argument("--volumes", metavar="DIR",
+                       help="NIfTI files (plain, BIDS or ADNI's tree) or DICOM series, T1-weighted; the same command "
+                            "goes on after an interruption")
+    group.add_argument("--slices", type=number(int, 1, 400), default=20, metavar="N",
+                       help="axial slices of each scan (default %(default)s)")
+    group.add_argument("--spacing", type=number(float, 1, 50), default=1.0, metavar="MM",
+                       help="between slices, in mm (default %(default)g)")
+    group.add_argument("--depth", type=number(float, 0, 200), default=57.5, metavar="MM",
+                       help="from the top of the brain down to the middle of the slices, in mm (default %(default)g)")
+    group.add_argument("--label-column", metavar="NAME",
+                       help="column of the labels (default: group, research group, diagnosis, dx or label)")
+    group.add_argument("--workers", type=number(int, 1, 256), metavar="N",
+                       help="processes, of 1 GB or so each (default: one per core, at most 8)")
     group = parser.add_argument_group("make the demo cohort of simulated people")
     group.add_argument("--demo", metavar="DIR", help="new folder, in the layout of the ADNI slices")
     group.add_argument("--people", type=number(int, 4, 100000), default=100, metavar="N",
                        help="simulated people (default %(default)s)")
-    group = parser.add_argument_group("both")
+    group = parser.add_argument_group("more than one of these")
+    group.add_argument("--out", metavar="PATH",
+                       help="check: FILE.png, never overwritten (default: a new contact_sheet.png); cut: a new folder")
+    group.add_argument("--metadata", metavar="TABLE",
+                       help="check: ADNI search CSV that tells which images are one person's; cut: that, or "
+                            "participants.tsv, for the labels (default: DIR/participants.tsv)")
     group.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"),
-                       help="height and width in pixels (default: the data's own; demo 240 256)")
+                       help="height and width in pixels (default: the data's own; cut, in mm, and demo: 240 256)")
     group.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
                        help="of the splits, or of the cohort (default %(default)s)")
     flags = parser.parse_args(argv)
-    if (flags.data is None) == (flags.demo is None):
-        parser.error("give --data DIR to check a folder, or --demo DIR to make the demo cohort")
+    if [flags.data, flags.demo, flags.volumes].count(None) != 2:
+        parser.error("give --data DIR to check a folder, --volumes DIR to cut slices from scans, or --demo DIR to make "
+                     "the demo cohort")
+    if flags.volumes is not None and flags.out is None:
+        parser.error("--volumes needs --out SLICES, a new folder")
     return flags
 
 
 def main(argv):
-    """Check a folder, or make the demo cohort; see ``python dataset.py --help``."""
+    """Check a folder, cut scans, or make the demo cohort; see ``python dataset.py --help``."""
     flags = parse_flags(argv)
     if flags.demo is not None:
         import cohort
@@ -849,6 +914,15 @@ def main(argv):
         size = tuple(flags.image_size or (240, 256))
         print(f"demo cohort: {cohort.make_cohort(Path(flags.demo), flags.people, flags.seed, size)}")
         print(f"next: python train.py --data {flags.demo}")
+        return
+    if flags.volumes is not None:
+        check_folder(flags.volumes)
+        import volumes
+
+        rows = volumes.make_slices(
+            flags.volumes, flags.out, flags.metadata, flags.label_column, flags.workers, slices=flags.slices,
+            spacing=flags.spacing, depth=flags.depth, image_size=tuple(flags.image_size or (240, 256)))
+        print(volumes.summary(rows, flags.out))
         return
     sheet = _sheet_path(flags.out)
     slices = find_slices(flags.data, flags.subject_pattern, flags.metadata)

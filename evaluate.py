@@ -369,9 +369,9 @@ def measure_codes(run, parts, split, baseline):
     """Bits of every code by split and model; and the sections rate, codebook and prior."""
     import numpy as np
 
-    from metrics import codebook_metrics, mean_by_person, prior_bits, value_of
+    from metrics import brain_cells, codebook_metrics, mean_by_person, prior_bits, value_of
 
-    brain = {name: brain_cells(run, part["crops"]) for name, part in parts.items()}
+    brain = {name: brain_cells(part["crops"], run.grid) for name, part in parts.items()}
     bits, prior = {}, {}
     for name, part in parts.items():
         kept = whole_people(part["slices"]["subject"].to_numpy(), 2 * SET_SLICES)
@@ -417,20 +417,6 @@ def measure_codes(run, parts, split, baseline):
     perplexity = codebook_metrics(in_brain, run.num_codes)["perplexity"] if len(in_brain) else None
     put(codebook, "perplexity_brain", perplexity, "cells")
     return bits, rate, codebook, prior
-
-
-def brain_cells(run, crops):
-    """(N, h, w) bool: the cells of the code grid that touch the brain of the originals (N, H, W)."""
-    import numpy as np
-
-    from metrics import brain_mask, parallel
-
-    (h, w), (height, width) = run.grid, crops.shape[1:]
-
-    def cells(crop):
-        return brain_mask(crop).reshape(h, height // h, w, width // w).any(axis=(1, 3))
-
-    return np.stack(parallel(cells, crops))
 
 
 def membership(bits, split, run, parts):

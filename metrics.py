@@ -17,6 +17,8 @@ FRECHET_COMPONENTS = 16
 BANDS = 16  # of radial power
 LEVELS = 4  # of the Laplacian pyramid whose moments describe the texture
 PATCH, PATCH_LEVELS, PATCHES = 7, 3, 16  # side in pixels, levels of the pyramid, patches per image and level
+NEAR = 2  # positions apart, for slices of different people to be compared code by code
+LEAST_DEVIATION = 1.0  # bits: the black around the brain has none, and half a bit more there means nothing
 PAIRS = 300  # of images that diversity is measured on
 ANATOMY = ("brain_area", "csf_fraction", "grey_fraction", "white_fraction", "ventricle_area", "asymmetry")
 
@@ -379,6 +381,46 @@ def condition_ids(slices, labels):
     ids = {label: i + 1 for i, label in enumerate(labels)}
     return {"label": slices["label"].map(ids).fillna(0).to_numpy(np.int32),
             "position": slices["position"].to_numpy(np.int32) + 1}
+
+
+def brain_cells(crops, grid):
+    """(N, h, w) bool: the cells of the code grid (h, w) that touch the brain of the slices (N, H, W) uint8."""
+    (h, w), (height, width) = grid, crops.shape[1:]
+
+    def cells(crop):
+        return brain_mask(crop).reshape(h, height // h, w, width // w).any(axis=(1, 3))
+
+    return np.stack(parallel(cells, crops))
+
+
+@dataclass
+class UsualBits:
+    """Bits of every code of slices that say what is usual, (M, h, w), with their positions and people.
+
+    Positions (M,) are ids from 1, as the prior's conditions are.
+    """
+
+    bits: np.ndarray
+    position: np.ndarray
+    person: np.ndarray
+
+    def compared(self, position, person):
+        """(M,) bool: the slices of other people within NEAR positions; those at all positions where it is 0."""
+        near = (position == 0) | (np.abs(self.position - position) <= NEAR)
+        others = self.person != person
+        return others & near if (others & near).any() else others
+
+    def z_scores(self, bits, position, person):
+        """How unusual the bits (h, w) of a slice are, each by those that other people have in its place.
+
+        Two-sided: over 0 less likely than usual, under 0 more likely than usual. Medians and median absolute
+        deviations take the place of means and deviations, and no deviation is less than LEAST_DEVIATION.
+        """
+        from scipy.stats import median_abs_deviation
+
+        usual = self.bits[self.compared(position, person)]
+        deviation = median_abs_deviation(usual, axis=0, scale="normal")
+        return (bits - np.median(usual, axis=0)) / np.maximum(deviation, LEAST_DEVIATION)
 
 
 def evenly(rows, limit):

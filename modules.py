@@ -687,7 +687,42 @@ class GatedPixelCNN(keras.Model):
             uniforms, tf.convert_to_tensor(label, tf.int32), tf.convert_to_tensor(position, tf.int32),
             tf.convert_to_tensor(known, tf.int32), tf.convert_to_tensor(mask, tf.bool),
             tf.convert_to_tensor(temperature, tf.float32), top_k, top_p, False)
-        return codes, log_likelihood
+        return codes, tf.reduce_sum(log_likelihood, axis=(1, 2))
+
+    def redraw(self, codes, cells, uniforms, choice, label, position):
+        """Draw some cells of code grids anew, given all other codes, those that come later too.
+
+        One step of iterated sampling importance resampling (Andrieu, Lee & Vihola 2018, arXiv:1312.6432): N - 1
+        candidates are drawn in raster order, the grid as it is being the N-th, and one of the N is chosen in
+        proportion to the likelihood of the codes outside ``cells``. It leaves p(cells | other codes) as it is, exactly,
+        whatever N; how soon a chain of such steps gets there from elsewhere, nothing says.
+
+        Args:
+            codes: (B, h, w) int.
+            cells: (B, h, w) bool; nothing else changes.
+            uniforms: (B, N, h, w) float32 in [0, 1), for the candidates; those of the first, the grid as it is, are
+                not used.
+            choice: (B,) float32 in [0, 1), for the choice.
+            label, position: (B,) int, 0 for none.
+
+        Returns:
+            codes (B, h, w) int32.
+        """
+        batch, count = uniforms.shape[:2]
+
+        def repeated(x, dtype):  # (B, …) -> (B N, …)
+            return tf.repeat(tf.convert_to_tensor(x, dtype), count, axis=0)
+
+        cells = repeated(cells, tf.bool)
+        as_it_is = tf.reshape(tf.range(batch * count) % count == 0, (-1, 1, 1))
+        candidates, _, log_likelihood = self._sample(
+            tf.reshape(tf.convert_to_tensor(uniforms, tf.float32), (-1, *self.grid)), repeated(label, tf.int32),
+            repeated(position, tf.int32), repeated(codes, tf.int32), as_it_is | ~cells,
+            tf.constant(1.0), None, None, False)
+        weights = tf.reduce_sum(tf.where(cells, 0.0, log_likelihood), axis=(1, 2))  # (B N,)
+        chosen = draw(tf.reshape(weights, (batch, count)), tf.convert_to_tensor(choice, tf.float32))  # (B,)
+        candidates = tf.reshape(candidates, (batch, count, *self.grid))
+        return tf.gather(candidates, chosen, batch_dims=1)
 
     def cached_logits(self, codes, label, position):
         """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
@@ -703,8 +738,8 @@ class GatedPixelCNN(keras.Model):
         row_caches = [tf.zeros((batch, layer.dilation, w, layer.vertical_kernel.shape[2])) for layer in self.stack]
         cells = tf.broadcast_to(self.start[0], (batch, w, width))  # the row above, embedded
         code_rows = tf.TensorArray(tf.int32, h, element_shape=(batch, w))
+        likelihood_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch))
         logit_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch, self.num_codes))
-        log_likelihood = tf.zeros((batch,))
         for r in tf.range(h):
             row = cells + self.grid_embedding[r]  # (B, w, C)
             contexts, caches = [], []
@@ -716,6 +751,7 @@ class GatedPixelCNN(keras.Model):
             cell_caches = [tf.zeros((batch, layer.dilation, width)) for layer in self.stack]
             left = tf.broadcast_to(self.start[1], (batch, width))  # the code to the left, embedded
             codes = tf.TensorArray(tf.int32, w, element_shape=(batch,))
+            likelihoods = tf.TensorArray(tf.float32, w, element_shape=(batch,))
             logits_of_row = tf.TensorArray(tf.float32, w, element_shape=(batch, self.num_codes))
             for c in tf.range(w):
                 cell = left + self.grid_embedding[r, c]  # (B, C)
@@ -728,17 +764,19 @@ class GatedPixelCNN(keras.Model):
                 logits = self.head(total)  # (B, K)
                 drawn = draw(truncate(logits / temperature, top_k, top_p), uniforms[:, r, c])
                 code = tf.where(mask[:, r, c], known[:, r, c], drawn)  # (B,)
-                log_likelihood += tfp.distributions.Categorical(logits=logits).log_prob(code)
                 left = tf.gather(self.code_embedding, code)
                 codes = codes.write(c, code)
+                likelihoods = likelihoods.write(c, tfp.distributions.Categorical(logits=logits).log_prob(code))
                 if keep_logits:
                     logits_of_row = logits_of_row.write(c, logits)
             codes_of_row = tf.transpose(codes.stack())  # (B, w)
             code_rows = code_rows.write(r, codes_of_row)
+            likelihood_rows = likelihood_rows.write(r, likelihoods.stack())
             if keep_logits:
                 logit_rows = logit_rows.write(r, logits_of_row.stack())
             cells = tf.gather(self.code_embedding, codes_of_row)
         logits = tf.transpose(logit_rows.stack(), (2, 0, 1, 3)) if keep_logits else tf.zeros(())
+        log_likelihood = tf.transpose(likelihood_rows.stack(), (2, 0, 1))  # (B, h, w)
         return tf.transpose(code_rows.stack(), (1, 0, 2)), logits, log_likelihood
 
     def get_config(self):

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 import zipfile
@@ -771,17 +772,15 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap
 
-    colours = ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"]
-    around_black = LinearSegmentedColormap.from_list("difference", colours)
     rows = -(-len(images) // columns)
     height, width = images.shape[1:3]
     size = 1.6  # inches per image
     left = 0.9 if row_names else 0.1
-    top = 0.4 if title else 0.1
     caption_height = 0.2 if len(captions) else 0.0
     figure_width = left + columns * size
+    title_lines = _title_lines(title, figure_width)
+    top = 0.2 + 0.2 * len(title_lines) if title else 0.1
     figure_height = top + rows * (size * height / width + caption_height)
     figure = plt.figure(figsize=(figure_width, figure_height), facecolor="black")
     for i, image in enumerate(images):
@@ -791,7 +790,7 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
                                 1 - top / figure_height - (row + 1) * cell_height,
                                 size / figure_width * 0.98, size * height / width / figure_height * 0.98])
         if row in differences:
-            axes.imshow(image[..., 0], cmap=around_black, vmin=-0.25, vmax=0.25)
+            axes.imshow(image[..., 0], cmap=around_black(), vmin=-0.25, vmax=0.25)
         else:
             axes.imshow(to_bytes(image), cmap="gray", vmin=0, vmax=255)
         axes.axis("off")
@@ -800,8 +799,75 @@ def image_sheet(path, images, columns, row_names=(), captions=(), title=None, di
         if column == 0 and row < len(row_names):
             figure.text(0.05 / figure_width * 2, 1 - top / figure_height - (row + 0.5) * cell_height,
                         row_names[row], color="white", fontsize=8, va="center", rotation=0)
-    if title:
-        figure.text(0.5, 1 - 0.2 / figure_height, title, color="white", ha="center", va="center", fontsize=10)
+    _write_figure(figure, path, title_lines)
+
+
+def number_sheet(path, pictures, title):
+    """A row of pictures, those that show numbers in colours and with a colour bar.
+
+    Args:
+        pictures: list of (what to write above it, (H, W) array, colours, least, most); without colours it is grey.
+        title: what to write above them all.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    height, width = pictures[0][1].shape
+    size = 2.2  # inches per picture
+    figure_width, bar = len(pictures) * size, 0.5
+    title_lines = _title_lines(title, figure_width)
+    top = 0.45 + 0.2 * len(title_lines)
+    picture_height = size * height / width
+    figure_height = top + picture_height + bar
+    figure = plt.figure(figsize=(figure_width, figure_height), facecolor="black")
+    for i, (caption, picture, colours, least, most) in enumerate(pictures):
+        place = [i / len(pictures), bar / figure_height, 0.97 / len(pictures), picture_height / figure_height]
+        axes = figure.add_axes(place)
+        drawn = axes.imshow(picture, cmap=colours or "gray", vmin=least, vmax=most, interpolation="nearest")
+        axes.axis("off")
+        axes.set_title(caption, color="white", fontsize=8, pad=3)
+        if colours:
+            bar_axes = figure.add_axes([place[0] + 0.1 * place[2], 0.3 / figure_height, 0.8 * place[2],
+                                        0.1 / figure_height])
+            figure.colorbar(drawn, cax=bar_axes, orientation="horizontal")
+            bar_axes.tick_params(colors="white", labelsize=7, length=2)
+    _write_figure(figure, path, title_lines)
+
+
+def around_black():
+    """Colours for numbers on both sides of 0: blue below, black at 0, red above."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("around black", ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"])
+
+
+def _title_lines(title, figure_width):
+    """A title in lines that fit into so many inches."""
+    return textwrap.wrap(title or "", max(20, int(figure_width * 13)))
+
+
+def _write_figure(figure, path, title_lines):
+    """Write a figure on black with its title at the top, whole or not at all, and close it."""
+    import matplotlib.pyplot as plt
+
+    if title_lines:
+        figure.text(0.5, 1 - (0.1 + 0.1 * len(title_lines)) / figure.get_figheight(), "\n".join(title_lines),
+                    color="white", ha="center", va="center", fontsize=10)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110, facecolor="black", metadata={"Software": None})
     plt.close(figure)
+
+
+def save_animation(path, frames, milliseconds):
+    """Write an animation that repeats, as a GIF, from the PNG files of its frames, which go."""
+    from PIL import Image
+
+    images = []
+    for frame in frames:
+        with Image.open(frame) as image:
+            images.append(image.convert("L"))
+        Path(frame).unlink()
+    with whole_file(path) as temporary:
+        images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0)

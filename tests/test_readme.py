@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
+from test_volumes import phantom, save
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"python", "python3", "pip", "pytest", "git", "tensorboard", "srun", "for", "while"}
@@ -19,6 +22,9 @@ RUN = {
     "python train.py --run demo": SMOKE,
     "python predict.py --run demo": "",
     "python dataset.py --data AD_NC": "",
+    "python dataset.py --volumes BIDS --out slices": "",
+    "python dataset.py --volumes ADNI --out slices --metadata adni.csv": "--out more-slices",
+    "python train.py --data slices --run mine": SMOKE,
     "python train.py --data AD_NC --run adni --dry-run": SMOKE,
     "python train.py --data AD_NC --run adni": SMOKE,
     "python predict.py --run adni --num-images 64 --label AD --position 10": "",
@@ -111,7 +117,7 @@ def run(folder, command, refusal=None):
 
 
 def prepare(folder):
-    """Slices where the README has them, the metadata that it names, and a folder to work in."""
+    """Slices and scans where the README has them, the metadata that it names, and a folder to work in."""
     work = folder / "work"
     work.mkdir()
     run(work, "python dataset.py --demo AD_NC --people 16 --image-size 60 64")
@@ -120,8 +126,13 @@ def prepare(folder):
     people = sorted({path.name.partition("_")[0] for path in (work / "AD_NC").rglob("*.png")})
     pd.DataFrame({"Image Data ID": [f"I{person}" for person in people],
                   "Subject": [f"{i:03d}_S_{i:04d}" for i in range(len(people))],
+                  "Group": ["AD", "CN"] * (len(people) // 2),
                   "Sex": ["F", "M"] * (len(people) // 2), "Age": range(60, 60 + len(people))}
                  ).to_csv(work / "adni.csv", index=False)
+    for i, person in enumerate(people[:8]):
+        head = nibabel.Nifti1Image(phantom().get_fdata(dtype="float32") * (i + 1), np.diag([3.0, 3, 3, 1]))
+        for path in (f"BIDS/sub-{i}/anat/sub-{i}_T1w.nii.gz", f"ADNI/{i:03d}_S_{i:04d}/MPRAGE/I{person}/head.nii"):
+            save(work / path, head)
     return work
 
 
