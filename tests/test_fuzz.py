@@ -138,6 +138,7 @@ def test_bytes_overwritten_anywhere_in_a_file_never_crash(tmp_path_factory, junk
     assert len(loaded.paths) + len(loaded.problems) == 2 and "1_1.png" in loaded.paths
 
 
+@pytest.mark.slow
 def test_training_goes_round_the_fuzz_set(tmp_path, capsys):
     data = make_slices(tmp_path / "data")
     write_fuzz_set(data / "train" / "AD")

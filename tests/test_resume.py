@@ -85,7 +85,8 @@ def test_killed_in_stage_2_goes_on_to_the_same_bytes(stopped, finished_run, tmp_
     assert_same_run(stopped, finished_run, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [
+    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_stopped_by_a_signal_in_stage_1_goes_on_to_the_same_bytes(number, status, slices_folder, finished_run, tmp_path,
                                                                   monkeypatch):
     run = tmp_path / "run"
@@ -98,6 +99,7 @@ def test_stopped_by_a_signal_in_stage_1_goes_on_to_the_same_bytes(number, status
     assert_same_run(run, finished_run, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once(slices_folder, finished_run, tmp_path, monkeypatch):
     run = tmp_path / "run"
     after_saves(monkeypatch, 2, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
