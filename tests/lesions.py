@@ -1,11 +1,12 @@
 """Do improbable codes show lesions? Synthetic ones, in the slices of test people; run by hand.
 
-    python tests/lesions.py --run brains --out ReducedResults/lesions.csv --figure lesions.png
+    python tests/lesions.py --run brains --out ReducedResults/lesions.csv --examples lesions
 
 Bright and dark, sharp and smooth, small and large, always in the same place of a slice. How well a map tells the pixels
 of the lesion from the rest of the brain is measured as AUC and as average precision, beside the error of the plain
-reconstruction, which is also given blurred to the coarseness of the codes. As a control the same pixels are looked for
-in the slices without a lesion. Slices are averaged within a person first; intervals are over people.
+reconstruction; both are also blurred to the coarseness of the codes. As a control the same pixels are looked for in the
+slices without a lesion. Slices are averaged within a person first; intervals are over people. The examples are one
+slice's, for predict.py --score, with a sheet of what the maps make of them.
 """
 
 import sys
@@ -21,13 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import evaluate
 import predict
-from utils import Parser, image_sheet, progress, random_generator, to_bytes, whole_file
+from utils import Parser, image_sheet, new_folder, progress, random_generator, save_png, to_bytes, whole_file
 
 RADII = (3, 6, 12)  # pixels, which are 1 mm in ADNI's slices and in the shared ones
 SIGNS = {"bright": 1, "dark": -1}
 EDGES = ("sharp", "smooth")
 CONTRAST = 0.3  # of full white
-HEALED_SLICES = 1  # of a person, for healing takes long
 
 
 class Lesion(NamedTuple):
@@ -68,10 +68,13 @@ def choose_slices(part, count):
 def maps_of(images, reconstructions, bits, z_scores):
     """Name -> (N, H, W): by how much each pixel of the images (N, H, W) uint8 stands out."""
     patch = np.ones((1, images.shape[1] // bits.shape[1], images.shape[2] // bits.shape[2]))
-    error = np.abs(images / 255 - reconstructions / 255)
-    return {"reconstruction error": error,
-            "reconstruction error, blurred": ndimage.gaussian_filter(error, (0, *np.array(patch.shape[1:]) / 2)),
-            "bits": np.kron(bits, patch), "z": np.kron(z_scores, patch), "|z|": np.kron(np.abs(z_scores), patch)}
+
+    def blurred(maps):
+        return ndimage.gaussian_filter(maps, (0, *np.array(patch.shape[1:]) / 2))
+
+    error, z = np.abs(images / 255 - reconstructions / 255), np.kron(z_scores, patch)
+    return {"reconstruction error": error, "reconstruction error, blurred": blurred(error),
+            "bits": np.kron(bits, patch), "z": z, "z, blurred": blurred(z), "|z|": np.abs(z)}
 
 
 def measure(lesions, subjects, truths, brains, maps):
@@ -116,21 +119,28 @@ def summarise(table, groups):
     return rows
 
 
-def draw(path, images, maps):
-    """A sheet of lesions and of what two of the maps make of them."""
-    error, z = maps["reconstruction error, blurred"], maps["z"]
-    shown = np.concatenate([images / 255, error / error.max(), (z / 24).clip(-0.25, 0.25)])[..., None]
-    image_sheet(path, shown, len(images), ("slice", "error,\nblurred", "z of codes"), differences=(2,), title=
-                "synthetic lesions in a test person's slice: what the error and the codes' likelihood show of them")
+def write_examples(folder, run, lesions, images, maps):
+    """Write slices with lesions in the run's frame, and a sheet of them and of what two of the maps make of them."""
+    import dataset
+
+    with new_folder(folder) as unfinished:
+        for lesion, image in zip(lesions, images, strict=True):
+            name = f"{lesion.sign}_{lesion.edge}_{lesion.radius:02d}.png"
+            save_png(unfinished / name, dataset.paste(image[..., None], run.box, run.frame))
+        error, z = maps["reconstruction error, blurred"], maps["z"]
+        shown = np.concatenate([images / 255, error / error.max(), z / 24])[..., None]  # the colours end at 0.25
+        image_sheet(Path(folder).with_suffix(".png"), shown, len(images), ("slice", "error,\nblurred", "z of codes"),
+                    differences=(2,), title="synthetic lesions in a test person's slice: what the error and the codes' "
+                    "likelihood show of them; red: z up to 6, blue: likelier than usual")
 
 
 def main(argv):
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--data")
-    parser.add_argument("--slices", type=int, default=5, help="of each person (default %(default)s)")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--figure", metavar="PNG")
+    parser.add_argument("--slices", type=int, default=3, help="of each person (default %(default)s)")
+    parser.add_argument("--out", required=True, metavar="CSV")
+    parser.add_argument("--examples", metavar="DIR")
     flags = parser.parse_args(argv)
     import dataset
     from metrics import brain_mask, encode_images
@@ -160,10 +170,12 @@ def main(argv):
     with whole_file(flags.out) as path:
         pd.DataFrame(rows).round(4).to_csv(path, index=False)
     print(pd.DataFrame(summarise(real, ["sign", "edge"])).round(3).to_string())
-    if flags.figure:
+    if flags.examples:
         shown = [i for i, lesion in enumerate(lesions) if lesion.row == chosen[len(chosen) // 2]
                  and lesion.sign != predict.NONE and lesion.radius > min(RADII)]
-        draw(flags.figure, painted[shown], {name: values[shown] for name, values in maps.items()})
+        print(part["slices"]["path"][lesions[shown[0]].row])
+        write_examples(flags.examples, run, [lesions[i] for i in shown], painted[shown],
+                       {name: values[shown] for name, values in maps.items()})
 
 
 if __name__ == "__main__":

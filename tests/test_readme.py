@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ RUN = {
     "python evaluate.py --run adni --metadata adni.csv --shareable": FEW,
     "python evaluate.py --compare adni other": "",
     "python evaluate.py --real AD_NC/test --train AD_NC/train --generated IMAGES": "",
+    "python predict.py --run adni --complete SLICE.png --keep top": "--num-images 2",
+    "python predict.py --run adni --complete SLICE.png --keep left --paste --num-images 8": "--num-images 2",
+    "python predict.py --run adni --score SLICES --heal": "",
+    "python predict.py --run adni --compare-labels": "",
+    "python predict.py --run adni --sweep-positions": "--num-images 2",
+    "python predict.py --run adni --temperature-sweep": "--num-images 2",
+    "python predict.py --run adni --interpolate": "--num-images 3",
     "python predict.py --run adni --gallery": "",
     "python predict.py --run adni --num-images 100 --format nifti --pixel-size 1": "",
     "python predict.py --run adni --export adni-model": "",
@@ -84,6 +92,8 @@ NOT_RUN = {
     "python tests/benchmark.py --run brains --rounds 2 --only machine stage1 stage2 sampling profile startup growth "
     "data": "half an hour, for its numbers alone",
     "python tests/benchmark.py --run brains --only quality --codebooks gradient": "half an hour, for its numbers alone",
+    "python tests/lesions.py --run brains --out ReducedResults/lesions.csv --examples lesions":
+        "minutes, on real slices",
     "python tests/faults.py --kills 30 --out ReducedResults/reliability.json": "test_slow.py kills in its place",
     "python tests/workers.py --workers 2 4 --out ReducedResults/reliability.json": "test_distribute.py does its work",
 }
@@ -123,6 +133,10 @@ def prepare(folder):
     run(work, "python dataset.py --demo AD_NC --people 16 --image-size 60 64")
     (folder / "shared" / "data").mkdir(parents=True)
     (folder / "shared" / "data" / "brains").symlink_to(work / "AD_NC")
+    (work / "SLICES").mkdir()
+    for i, path in enumerate(sorted((work / "AD_NC" / "test").rglob("*.png"))[:2]):
+        for copy in (work / "SLICE.png", work / "SLICES" / f"9_{i}.png"):
+            shutil.copy2(path, copy)
     people = sorted({path.name.partition("_")[0] for path in (work / "AD_NC").rglob("*.png")})
     pd.DataFrame({"Image Data ID": [f"I{person}" for person in people],
                   "Subject": [f"{i:03d}_S_{i:04d}" for i in range(len(people))],

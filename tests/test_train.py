@@ -292,7 +292,7 @@ def test_readme_names_the_flags_that_exist(capsys):
         helps[script] = flags(capsys.readouterr().out)
     readme = flags((ROOT / "README.md").read_text(encoding="utf-8"))
     by_hand = [flags((ROOT / f"tests/{name}.py").read_text(encoding="utf-8"))
-               for name in ("study", "peer", "cheats", "faults", "workers", "benchmark")]
+               for name in ("study", "peer", "cheats", "faults", "workers", "benchmark", "lesions")]
     others = {"--logdir", "--nodes", "--ntasks-per-node"}  # of tensorboard and srun
     assert readme - others <= set.union(*helps.values(), *by_hand)
     assert (helps[train] | helps[predict]) - {"--help"} <= readme
