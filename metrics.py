@@ -423,6 +423,13 @@ class UsualBits:
         return (bits - np.median(usual, axis=0)) / np.maximum(deviation, LEAST_DEVIATION)
 
 
+def over_pixels(cells, shape, blurred=False):
+    """Numbers of codes (N, h, w) as pictures (N, *shape): each over its patch, or blurred by half a patch."""
+    patch = np.array(shape) // cells.shape[1:]
+    pictures = np.kron(cells, np.ones((1, *patch)))
+    return ndimage.gaussian_filter(pictures, (0, *patch / 2)) if blurred else pictures
+
+
 def evenly(rows, limit):
     """At most ``limit`` of the rows, evenly spaced; all of them without a limit."""
     if limit is None or len(rows) <= limit:

@@ -634,12 +634,13 @@ def score_pictures(crop, bits, z_scores, num_codes):
     """What ``number_sheet`` draws of a slice (H, W) uint8 and the bits and z-scores (h, w) of its codes."""
     import math
 
-    import numpy as np
+    from metrics import over_pixels
 
-    patch = np.ones((crop.shape[0] // bits.shape[0], crop.shape[1] // bits.shape[1]))
+    z, blurred = (over_pixels(z_scores[None], crop.shape, blurred=how)[0] for how in (False, True))
     return [("slice", crop / 255, None, 0, 1),
-            ("bits per code", np.kron(bits, patch), "magma", 0, 1.5 * math.log2(num_codes)),
-            ("z: likelier than usual (blue), less (red)", np.kron(z_scores, patch), around_black(), -6, 6)]
+            ("bits per code", over_pixels(bits[None], crop.shape)[0], "magma", 0, 1.5 * math.log2(num_codes)),
+            ("z (blue: likelier than usual)", z, around_black(), -6, 6),
+            ("z, blurred", blurred, around_black(), -3, 3)]
 
 
 # ---- the same random numbers under other conditions -----------------------------------------------
