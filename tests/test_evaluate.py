@@ -574,7 +574,7 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
     (["--compare", "a", "b", "--quick"], "--quick does not go with --compare"),
     (["--run", "a", "--out", "b"], "--out does not go with a run"),
     (["--real", "a", "--generated", "b", "--shareable"], "--shareable needs --train"),
-    (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "cannot be read as CSV"),
+    (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "nothing.csv cannot be read"),
     (["--run", "{run}", "--features", "inception", "--quick"], "needs 2,048 images"),
     (["--run", "{run}", "--features", "nothing.npy", "--quick"], "cannot be read"),
 ])
