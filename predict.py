@@ -44,10 +44,12 @@ COMPLETED = 3  # slices on the poster
 ABOUT = ("labels", "num_positions", "frame", "crop_box", "code_grid", "num_codes", "data_fingerprint", "simulated")
 NUM_IMAGES = {"complete": 8, "compare_labels": 8, "sweep_positions": 4, "temperature_sweep": 8, "interpolate": 9}
 ONLY_WITH = {"keep": ("complete",), "paste": ("complete",), "heal": ("score",)}
+OF_SAMPLES = "shard", "format", "pixel_size"
 GOES_NOT_WITH = {
-    "complete": ("shard",), "score": ("shard", "num_images", "temperature", "top_k", "top_p"),
-    "compare_labels": ("shard", "label"), "sweep_positions": ("shard", "position"),
-    "temperature_sweep": ("shard", "temperature"), "interpolate": ("shard", "temperature", "top_k", "top_p")}
+    "complete": OF_SAMPLES, "score": (*OF_SAMPLES, "num_images", "temperature", "top_k", "top_p"),
+    "compare_labels": (*OF_SAMPLES, "label"), "sweep_positions": (*OF_SAMPLES, "position"),
+    "temperature_sweep": (*OF_SAMPLES, "temperature"),
+    "interpolate": (*OF_SAMPLES, "temperature", "top_k", "top_p")}
 CHAINS, CANDIDATES = 8, 4  # grids completed side by side, always, and candidates for each: a BLOCK in all
 WHOLE_STEPS, SWEEPS, TILE = 8, 4, 4  # of masked Gibbs sweeps: steps that redraw everything, then sweeps of tiles
 UNLIKELY = 3.0  # standard deviations from which on --heal draws a code anew

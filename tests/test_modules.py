@@ -375,6 +375,7 @@ def test_a_low_temperature_takes_the_likeliest_code_every_time():
 # ---- training and saving ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [small_vqvae, small_prior])
 def test_training_repeats_bit_for_bit(make):
     batch = {"image": some_images()} | prior_batch()
