@@ -66,6 +66,7 @@ def test_best_weights_are_those_of_the_best_evaluation(finished_run):
     assert measured == pytest.approx(history["validation_loss"].min(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_both(
         finished_run, slices_folder, tmp_path):
     again = tmp_path / "again"
