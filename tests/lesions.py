@@ -9,6 +9,7 @@ slices without a lesion. Slices are averaged within a person first; intervals ar
 slice's, for predict.py --score, with a sheet of what the maps make of them.
 """
 
+import hashlib
 import sys
 from itertools import product
 from pathlib import Path
@@ -67,14 +68,43 @@ def choose_slices(part, count):
 
 def maps_of(images, reconstructions, bits, z_scores):
     """Name -> (N, H, W): by how much each pixel of the images (N, H, W) uint8 stands out."""
-    patch = np.ones((1, images.shape[1] // bits.shape[1], images.shape[2] // bits.shape[2]))
+    from metrics import over_pixels
 
-    def blurred(maps):
-        return ndimage.gaussian_filter(maps, (0, *np.array(patch.shape[1:]) / 2))
+    shape = images.shape[1:]
+    return {**differences("reconstruction error", images, reconstructions, bits.shape[1:]),
+            "bits": over_pixels(bits, shape), "z": over_pixels(z_scores, shape),
+            "z, blurred": over_pixels(z_scores, shape, blurred=True), "|z|": over_pixels(np.abs(z_scores), shape)}
 
-    error, z = np.abs(images / 255 - reconstructions / 255), np.kron(z_scores, patch)
-    return {"reconstruction error": error, "reconstruction error, blurred": blurred(error),
-            "bits": np.kron(bits, patch), "z": z, "z, blurred": blurred(z), "|z|": np.abs(z)}
+
+def differences(name, images, others, grid):
+    """Absolute differences of images (N, H, W) uint8, and the same blurred by half a patch of the code grid."""
+    difference = np.abs(images / 255 - others / 255)
+    return {name: difference, f"{name}, blurred": ndimage.gaussian_filter(
+        difference, (0, *np.array(images.shape[1:]) / grid / 2))}
+
+
+def larger(lesions, row):
+    """The numbers of the lesions of a slice that are not of the smallest size."""
+    return [i for i, lesion in enumerate(lesions)
+            if lesion.row == row and lesion.sign != predict.NONE and lesion.radius > min(RADII)]
+
+
+def heal_slices(run, lesions, codes, z_scores, known):
+    """The larger lesions of one slice of each person, healed: their numbers, and images (M, H, W) uint8.
+
+    The codes are kept in the run's cache person by person, so that this can be stopped and gone on with.
+    """
+    from metrics import condition_ids
+
+    columns, healed, numbers = condition_ids(known, run.config["labels"]), [], []
+    for person in known["subject"].unique():
+        row = [lesion.row for lesion, subject in zip(lesions, known["subject"], strict=True) if subject == person][0]
+        mine = larger(lesions, row)
+        content = hashlib.sha256(codes[mine].tobytes() + z_scores[mine].tobytes()).hexdigest()
+        healed.append(run.cached("healed", content, lambda mine=mine: predict.heal(
+            run.prior, codes[mine], z_scores[mine], {name: ids[mine] for name, ids in columns.items()}, 0)))
+        numbers += mine
+    return numbers, run.decode(np.concatenate(healed), "healed slices")
 
 
 def measure(lesions, subjects, truths, brains, maps):
@@ -141,6 +171,7 @@ def main(argv):
     parser.add_argument("--slices", type=int, default=3, help="of each person (default %(default)s)")
     parser.add_argument("--out", required=True, metavar="CSV")
     parser.add_argument("--examples", metavar="DIR")
+    parser.add_argument("--heal", action="store_true", help="one slice of each person, too; takes long")
     flags = parser.parse_args(argv)
     import dataset
     from metrics import brain_mask, encode_images
@@ -164,6 +195,10 @@ def main(argv):
     maps = maps_of(painted, run.decode(codes, "lesions"), bits, z_scores)
     table = measure(lesions, subjects, truths, brains, maps)
     table["likelier"] = np.repeat(likelier(lesions, truths, bits), len(maps)).astype(float)
+    if flags.heal:
+        numbers, healed = heal_slices(run, lesions, codes, z_scores, known)
+        table = pd.concat([table, measure([lesions[i] for i in numbers], subjects, truths[numbers], brains, differences(
+            "slice - healed", painted[numbers], healed, codes.shape[1:]))])
     real = table[table["sign"] != predict.NONE]
     rows = (summarise(real, []) + summarise(real, ["sign"]) + summarise(real, ["sign", "edge"])
             + summarise(table, ["radius", "sign", "edge"]) + summarise(real, ["person"]))
@@ -171,8 +206,7 @@ def main(argv):
         pd.DataFrame(rows).round(4).to_csv(path, index=False)
     print(pd.DataFrame(summarise(real, ["sign", "edge"])).round(3).to_string())
     if flags.examples:
-        shown = [i for i, lesion in enumerate(lesions) if lesion.row == chosen[len(chosen) // 2]
-                 and lesion.sign != predict.NONE and lesion.radius > min(RADII)]
+        shown = larger(lesions, chosen[len(chosen) // 2])
         print(part["slices"]["path"][lesions[shown[0]].row])
         write_examples(flags.examples, run, [lesions[i] for i in shown], painted[shown],
                        {name: values[shown] for name, values in maps.items()})

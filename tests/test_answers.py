@@ -390,9 +390,10 @@ def test_likelier_lesions_are_told():
 
 def test_lesions_of_the_tiny_run(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")  # the look at test people is noted in it
-    lesions.main(["--run", str(run), "--slices", "1", "--out", str(tmp_path / "lesions.csv"), "--examples",
-                  str(tmp_path / "examples")])
+    lesions.main(["--run", str(run), "--slices", "1", "--heal", "--out", str(tmp_path / "lesions.csv"),
+                  "--examples", str(tmp_path / "examples")])
     table = pd.read_csv(tmp_path / "lesions.csv", dtype={"person": str})
     assert {"all", "106", "107"} == set(table["person"]) and set(table["radius"]) == {"all", "3", "6", "12"}
+    assert set(table["map"]) >= {"z", "|z|", "reconstruction error", "slice - healed"}
     assert table["auc"].between(0, 1).all() and (run / "test_looks.csv").is_file()
     assert len(list((tmp_path / "examples").iterdir())) == 8 and (tmp_path / "examples.png").is_file()
