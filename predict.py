@@ -590,7 +590,10 @@ def compare_codes(models, config, known, codes, validation):
 
 
 def heal(prior, codes, z_scores, columns, seed):
-    """Draw the codes (N, h, w) anew whose z-scores are UNLIKELY or more, given all others."""
+    """Draw the codes (N, h, w) anew whose z-scores are UNLIKELY or more, given all others.
+
+    After Naval Marimont & Tarroni 2021 (arXiv:2012.06765), who draw them given those before them.
+    """
     import numpy as np
 
     healed = []

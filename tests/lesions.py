@@ -1,6 +1,6 @@
 """Do improbable codes show lesions? Synthetic ones, in the slices of test people; run by hand.
 
-    python tests/lesions.py --run brains --out ReducedResults/lesions.csv --examples lesions
+    python tests/lesions.py --run brains --heal --out ReducedResults/lesions.csv --examples lesions
 
 Bright and dark, sharp and smooth, small and large, always in the same place of a slice. How well a map tells the pixels
 of the lesion from the rest of the brain is measured as AUC and as average precision, beside the error of the plain
@@ -136,9 +136,9 @@ def summarise(table, groups):
     from metrics import mean_by_person, value_of
 
     rows = []
-    for keys, part in table.groupby([*groups, "map"], sort=False):
-        row = {**dict.fromkeys(("person", "radius", "sign", "edge"), "all"),
-               **dict(zip([*groups, "map"], keys, strict=True))}
+    for keys, part in table.groupby(["slices", *groups, "map"], sort=False):
+        row = {**dict.fromkeys(("slices", "person", "radius", "sign", "edge"), "all"),
+               **dict(zip(["slices", *groups, "map"], keys, strict=True))}
         numbers = ["auc", "average_precision", "lesion_share", "likelier"]
         for name, metric in mean_by_person(part[numbers].to_dict("records"), part["person"]).items():
             row[name] = value_of(metric)
@@ -195,10 +195,13 @@ def main(argv):
     maps = maps_of(painted, run.decode(codes, "lesions"), bits, z_scores)
     table = measure(lesions, subjects, truths, brains, maps)
     table["likelier"] = np.repeat(likelier(lesions, truths, bits), len(maps)).astype(float)
-    if flags.heal:
+    table["slices"] = "all"
+    if flags.heal:  # the other maps of the same lesions beside it
         numbers, healed = heal_slices(run, lesions, codes, z_scores, known)
-        table = pd.concat([table, measure([lesions[i] for i in numbers], subjects, truths[numbers], brains, differences(
-            "slice - healed", painted[numbers], healed, codes.shape[1:]))])
+        same = table[np.isin(np.arange(len(table)) // len(maps), numbers)]
+        table = pd.concat([table, pd.concat([same, measure(
+            [lesions[i] for i in numbers], subjects, truths[numbers], brains,
+            differences("slice - healed", painted[numbers], healed, codes.shape[1:]))]).assign(slices="healed")])
     real = table[table["sign"] != predict.NONE]
     rows = (summarise(real, []) + summarise(real, ["sign"]) + summarise(real, ["sign", "edge"])
             + summarise(table, ["radius", "sign", "edge"]) + summarise(real, ["person"]))
