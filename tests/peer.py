@@ -10,8 +10,9 @@ initial weights, Adam with AMSGrad at 3e-4, batches of 32, the whole frame, noth
 convolution makes its codes as many as ours would be on the whole frame: 32 x 30 of 9 bits, 8,640 bits. Its two
 residual blocks have weights of their own (there they are one block, by an oversight). With --codebook ema it gets
 our moving averages and revival instead, so that its codes stay in use. It trains for as long, or for as many steps,
-as stage 1 of the run did, and is measured by evaluate.py's functions on the split on which the run was evaluated;
-differences are paired by person.
+as stage 1 of the run did: as long by the seconds of a step of either, taken in turns, for other work on the machine
+slows both. It is measured by evaluate.py's functions on the split on which the run was evaluated; differences are
+paired by person. What it has learnt is kept in the run's folder, and more steps go on from there.
 """
 
 import argparse
@@ -23,7 +24,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils import load_json, low_precision_candidate, open_run, random_generator, read_slices, start_tensorflow
+from utils import (
+    load_json,
+    low_precision_candidate,
+    open_run,
+    random_generator,
+    read_slices,
+    start_tensorflow,
+    whole_file,
+)
 
 CHANNELS, RESIDUAL, BLOCKS, NUM_CODES, CODE_DIM = 128, 32, 2, 512, 64
 BATCH_SIZE, LEARNING_RATE, CODEBOOK_COST = 32, 3e-4, 0.25
@@ -31,7 +40,7 @@ COMPARED = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissu
 
 
 def build(height, width, variance, downsample=8, ema=False):
-    """The training step of a batch (B, H, W, 1) in [0, 1], and its reconstructions and codes.
+    """The training step of a batch (B, H, W, 1) in [0, 1], its reconstructions and codes, and all variables.
 
     ``downsample`` is 4 as published, or 8 with the third stride-2 convolution; ``ema`` replaces the gradients of the
     codebook by our moving averages. ``variance`` is that of the pixels in [0, 1].
@@ -98,21 +107,42 @@ def build(height, width, variance, downsample=8, ema=False):
         codes, embedded = quantizer(encoder(2 * batch - 1))
         return tf.clip_by_value((decoder(embedded) + 1) / 2, 0, 1), codes
 
-    return train_step, reconstruct
+    return train_step, reconstruct, [*encoder.variables, *decoder.variables, *quantizer.variables, *optimizer.variables]
 
 
-def fit(train_step, images, seconds, steps):
-    """Train until the seconds, tracing aside, or the steps are over; returns both as they came out."""
-    order, place, done, start = None, len(images), 0, None
+def fit(train_step, images, steps, seconds=float("inf"), done=0, save=None):
+    """Train from step ``done`` until the steps or the seconds, tracing aside, are over; returns both as they came out.
+
+    ``save`` is called with the number of steps after every hundredth and the last.
+    """
+    in_epoch, start = len(images) // BATCH_SIZE, None
     while done < steps and (start is None or time.perf_counter() - start < seconds):
-        if place + BATCH_SIZE > len(images):
-            order, place = random_generator(0, "peer order", done).permutation(len(images)), 0
-        batch = images[order[place: place + BATCH_SIZE]].astype("float32") / 255
-        loss, place, done = float(train_step(batch)), place + BATCH_SIZE, done + 1
+        epoch, place = divmod(done, in_epoch)
+        order = random_generator(0, "peer order", epoch * in_epoch).permutation(len(images))
+        batch = images[order[place * BATCH_SIZE: (place + 1) * BATCH_SIZE]].astype("float32") / 255
+        loss, done = float(train_step(batch)), done + 1
         start = start or time.perf_counter()
-        if done % 50 == 0:
+        if done % 100 == 0 or done == steps:
             print(f"{done} steps, {time.perf_counter() - start:.0f} s, loss {loss:.4f}", flush=True)
-    return done, time.perf_counter() - start
+            if save:
+                save(done)
+    return done, 0.0 if start is None else time.perf_counter() - start
+
+
+def step_ratio(tf, config, train_step, images):
+    """The seconds of one step of the peer over those of one step of our stage 1, in turns, the least of each."""
+    import dataset
+    import train
+
+    box, precision = dataset.Box(*config["crop_box"]), config["precision_resolved"]
+    models = train.build_vqvae(config, box, precision), train.build_prior(config, precision)
+    ours = train.stage_steps(tf, config, *models, box)["vqvae"]
+    batch = images[:BATCH_SIZE].astype("float32") / 255
+    calls = (lambda: float(train_step(batch))), ours
+    for call in calls:
+        call()
+    pairs = [[train.time_steps(call, 1) for call in calls] for _ in range(10)]
+    return min(peer for peer, _ in pairs) / min(our for _, our in pairs)
 
 
 def measure(reconstruct, images, slices, num_codes=NUM_CODES):
@@ -143,7 +173,7 @@ def main():
     folder, config = open_run(flags.run, stage="vqvae")
     metrics = load_json(folder / "metrics.json")
     with open(folder / "history_vqvae.csv", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
+        our_steps = int(list(csv.DictReader(file))[-1]["step"])
     tf = start_tensorflow(deterministic=False)
     import keras
     import numpy as np
@@ -161,10 +191,25 @@ def main():
         loaded = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"]))
         parts[split] = loaded.images[loaded.usable], rows[loaded.usable]
     images = parts["train"][0]
-    train_step, reconstruct = build(*images.shape[1:3], variance=float(np.var(images / np.float32(255))),
-                                    ema=flags.codebook == "ema")
-    limit = {"time": (float(last["seconds"]), sys.maxsize), "steps": (float("inf"), int(last["step"]))}[flags.equal]
-    steps, seconds = fit(train_step, images, *limit)
+    train_step, reconstruct, variables = build(*images.shape[1:3], variance=float(np.var(images / np.float32(255))),
+                                               ema=flags.codebook == "ema")
+    fresh = [variable.numpy() for variable in variables]
+    ratio = step_ratio(tf, config, train_step, images)  # which trains it a little
+    steps = our_steps if flags.equal == "steps" else round(our_steps / ratio)
+    print(f"a step takes {ratio:.3g} times one of ours: {steps} steps, where ours took {our_steps}", flush=True)
+    kept, done = folder / f"peer_{flags.codebook}.npz", 0
+    if kept.exists():
+        with np.load(kept) as stored:
+            if int(stored["steps"]) <= steps:
+                done, fresh = int(stored["steps"]), [stored[f"{i}"] for i in range(len(variables))]
+    for variable, value in zip(variables, fresh, strict=True):
+        variable.assign(value)
+
+    def save(done):
+        with whole_file(kept) as temporary, open(temporary, "wb") as file:
+            np.savez(file, steps=done, **{f"{i}": variable.numpy() for i, variable in enumerate(variables)})
+
+    fit(train_step, images, steps, done=done, save=save)
     theirs, used, decoded = measure(reconstruct, *parts[metrics["split"]])
     ours = pd.read_csv(folder / "people.csv", dtype={"subject": str}).set_index("subject").loc[theirs.index]
     out, rows = Path(flags.out), []
@@ -174,8 +219,8 @@ def main():
         margin = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
         rows.append({"date": f"{datetime.date.today()}", "run": folder.name, "split": metrics["split"],
                      "people": len(difference), "equal": flags.equal, "codebook": flags.codebook,
-                     "precision": precision, "peer_steps": steps,
-                     "peer_seconds": round(seconds), "peer_bits_per_image": bits,
+                     "precision": precision, "peer_steps": steps, "our_steps": our_steps,
+                     "seconds_of_a_step_over_ours": ratio, "peer_bits_per_image": bits,
                      "our_bits_per_image": metrics["rate"]["bits_per_image"], "peer_codes_used": round(used, 4),
                      "metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(),
                      "difference": difference.mean(), "low": difference.mean() - margin,

@@ -264,41 +264,38 @@ def variants():
         vqvae("base", "base"),
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
         prior("base", "base"),
-        *[prior("augmentation", "none: fixed codes" if share == 0 else f"{share:.0%}", augment=share)
-          for share in (0.0, 0.5, 1.0)],
+        prior("batch size", "4", batch_size=4),
+        prior("batch size", "16", batch_size=16),
         *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
         *[prior("dropout", f"{rate:.0%}", prior_dropout=rate) for rate in (0.0, 0.25)],
-        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],
-        vqvae("loss", "squared", loss="squared"),
-        *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
-        *[vqvae("depth", f"{blocks} residual blocks", residual_blocks=blocks) for blocks in (1, 4)],
         *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
         vqvae("downsample", "4 pixels per code, K = 16", downsample=4, num_codes=16),
+        *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
+        *[vqvae("depth", f"{blocks} residual blocks", residual_blocks=blocks) for blocks in (1, 4)],
         *[vqvae("code dimension", f"D = {dim}", code_dim=dim) for dim in (8, 64)],
         *[vqvae("normalised codes", f"D = {dim}", normalised_codes, code_dim=dim) for dim in (8, 16, 64)],
         vqvae("codebook training", "gradients", gradient_codebook=True),
         vqvae("revival", "off", no_revival),
-        vqvae("decoder", "1.5 times as wide", wide_decoder),
-        vqvae("learning rate", "0.004", learning_rate=4e-3),
-        vqvae("learning rate", "0.001", learning_rate=1e-3),
+        prior("attention", "one causal layer of 4 heads", attention),
+        prior("kernel", "5 columns instead of 3", kernel_5),
         *[prior("depth", f"{count} layers", prior_layers=count) for count in (6, 14)],
-        prior("vertical stack", "half the width", prior_vertical_width=48),
-        prior("batch size", "4", batch_size=4),
-        prior("batch size", "16", batch_size=16),
         prior("receptive field", "does not cover the grid: 6 layers, no dilation", undilated, prior_layers=6),
         prior("code corruption", "5 %", partial(corrupted, 0.05)),
         prior("conditions", "no label, no position", unconditional),
         prior("conditions", "augmentation not told", untold_augmentation),
         prior("learnt positions", "none", no_grid_embedding),
-        prior("attention", "one causal layer of 4 heads", attention),
-        prior("kernel", "5 columns instead of 3", kernel_5),
+        vqvae("decoder", "1.5 times as wide", wide_decoder),
+        *[vqvae("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
+        *[prior("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
         *[("sampling", "temperature", f"{value}", {"temperature": value}, None) for value in (0.8, 0.9, 0.95, 1.05)],
         *[("sampling", "top-k", f"{value}", {"top_k": value}, None) for value in (16, 64)],
         *[("sampling", "top-p", f"{value}", {"top_p": value}, None) for value in (0.9, 0.97, 0.99)],
         *people("brains", (10, 20, 40, 49)),
         *people("demo", (50, 200, 800), demo_people=1200),
-        prior("learning rate", "0.004", learning_rate=4e-3),
-        prior("learning rate", "0.001", learning_rate=1e-3),
+        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],  # from here on
+        vqvae("loss", "squared", loss="squared"),  # measured on the first base
+        *[prior("augmentation", "none: fixed codes" if share == 0 else f"{share:.0%}", augment=share)
+          for share in (0.0, 0.5, 1.0)],
     ]
 
 
@@ -504,7 +501,7 @@ def main():
     parser.add_argument("--runs", default="runs/study", help="where the trained variants are kept")
     parser.add_argument("--seconds", type=float, default=120, help="of training, a variant and data set")
     parser.add_argument("--seeds", type=int, default=1, help="each with its own split of people")
-    parser.add_argument("--only", help="the rows whose factor or variant has this name, and the base")
+    parser.add_argument("--only", nargs="+", help="the rows whose factor or variant has one of these names, and bases")
     parser.add_argument("--datasets", nargs="+", default=["brains", "demo"])
     parser.add_argument("--commit", action="store_true", help="commit each row")
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -515,7 +512,7 @@ def main():
         return
     out = Path(flags.out).absolute()
     for stage, factor, variant, _, _ in variants():
-        if flags.only and flags.only not in (factor, variant) and variant != "base":
+        if flags.only and variant != "base" and not {factor, variant} & set(flags.only):
             continue
         for seed in range(flags.seeds):
             for data in flags.datasets:

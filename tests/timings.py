@@ -174,7 +174,7 @@ def our_peer(size, batch_size):
     batch, rates = tf.random.uniform((batch_size, size, size, 1)), []
     for precision in filter(None, ("float32", low_precision_candidate(tf))):
         keras.config.set_dtype_policy(precision)
-        train_step, _ = peer.build(size, size, 0.05, downsample=4)
+        train_step, _, _ = peer.build(size, size, 0.05, downsample=4)
         rates.append(timed(lambda step=train_step: float(step(batch)), batch_size)["rate"])
     return {"rate": max(rates)}
 
@@ -285,9 +285,9 @@ def quality_of_the_peer(run, minutes, codebook):
 
     keras.config.set_dtype_policy(low_precision_candidate(tf) or "float32")
     images = slices_of(run, "train")[0]
-    train_step, reconstruct = peer.build(*images.shape[1:3], float(np.var(images / np.float32(255))),
-                                         ema=codebook == "ema")
-    steps, seconds = peer.fit(train_step, images, 60 * minutes, sys.maxsize)
+    train_step, reconstruct, _ = peer.build(*images.shape[1:3], float(np.var(images / np.float32(255))),
+                                            ema=codebook == "ema")
+    steps, seconds = peer.fit(train_step, images, sys.maxsize, 60 * minutes)
     people, used, _ = peer.measure(reconstruct, *slices_of(run, "validation"))
     return {"steps": steps, "seconds": seconds, "codes_used": used,
             **people[["ssim_brain", "frc_resolution"]].mean().to_dict()}
