@@ -290,7 +290,7 @@ def variants():
         *[("sampling", "temperature", f"{value}", {"temperature": value}, None) for value in (0.8, 0.9, 0.95, 1.05)],
         *[("sampling", "top-k", f"{value}", {"top_k": value}, None) for value in (16, 64)],
         *[("sampling", "top-p", f"{value}", {"top_p": value}, None) for value in (0.9, 0.97, 0.99)],
-        *people("brains", (10, 20, 40, 49)),
+        *people("brains", (10, 20, 40)),  # of 49, whom the base has
         *people("demo", (50, 200, 800), demo_people=1200),
         *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],  # from here on
         vqvae("loss", "squared", loss="squared"),  # measured on the first base
@@ -473,6 +473,45 @@ def code_commit():
 # ---- the script ---------------------------------------------------------------------------------
 
 
+def people_figure(path, rows):
+    """How the measures of validation people move with the number of people trained on."""
+    import report
+
+    def over(column, other):
+        return lambda row: float(row[column]) / float(row[other])
+
+    shown = {"SSIM in the brain": lambda row: float(row["ssim_brain"]),
+             "validation / training bits": over("bits_validation", "bits_train"),
+             "bits / positional baseline, brain": lambda row: float(row["brain_over_positional"]),
+             "Fréchet distance / null": over("frechet", "frechet_null"),
+             "two-sample AUC − null": lambda row: float(row["c2st"]) - float(row["c2st_null"]),
+             "diversity / null": over("diversity", "diversity_null")}
+
+    real_base = {}
+    for row in rows:
+        if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, "brains", "0", "base"):
+            real_base |= {name: value for name, value in row.items() if value}
+
+    def draw(axes):
+        for place, (title, value) in zip(axes.flat, shown.items(), strict=True):
+            for data, color, marker, label in (("brains", report.REAL, "o", "real people"),
+                                               ("demo", report.SAMPLES, "s", "warps of one template")):
+                curve = [(int(row["variant"].split()[0]), value(row)) for row in rows
+                         if row["factor"] == "people" and row["data"] == data]
+                if data == "brains":
+                    curve.append((49, value(real_base)))
+                place.plot(*zip(*sorted(curve), strict=True), color=color, marker=marker, label=label)
+            place.set_xscale("log")
+            place.set_xticks([10, 20, 50, 200, 800], ["10", "20", "50", "200", "800"])
+            place.minorticks_off()
+            place.set_title(title, fontsize=9, loc="left")
+        axes[0, 0].legend()
+        for place in axes[1]:
+            place.set_xlabel("people trained on")
+
+    report.plot(path, draw, (10, 5), rows=2, columns=3)
+
+
 def read_rows(path):
     """The rows that are there already."""
     if not path.exists():
@@ -496,7 +535,7 @@ def add_row(path, row, commit):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", required=True, help="folder of real slices")
+    parser.add_argument("--data", default="../shared/data/brains", help="folder of real slices")
     parser.add_argument("--out", default=str(REPOSITORY / "ReducedResults" / "study.csv"))
     parser.add_argument("--runs", default="runs/study", help="where the trained variants are kept")
     parser.add_argument("--seconds", type=float, default=120, help="of training, a variant and data set")
@@ -504,8 +543,12 @@ def main():
     parser.add_argument("--only", nargs="+", help="the rows whose factor or variant has one of these names, and bases")
     parser.add_argument("--datasets", nargs="+", default=["brains", "demo"])
     parser.add_argument("--commit", action="store_true", help="commit each row")
+    parser.add_argument("--figure", metavar="PNG", help="draw what the rows say of numbers of people, and stop")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.figure:
+        people_figure(flags.figure, read_rows(Path(flags.out)))
+        return
     if flags.row:
         key = Key(*json.loads(flags.row))
         print(json.dumps(make_row(key, flags)))
