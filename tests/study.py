@@ -63,6 +63,13 @@ def no_revival():
     modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
 
 
+def strength(weight):
+    """Patch: another weight of the strength of the bands in the loss."""
+    import modules
+
+    modules.STRENGTH_WEIGHT = weight
+
+
 def wide_decoder():
     """Patch: the decoder 1.5 times as wide as the encoder."""
     import modules
@@ -263,6 +270,8 @@ def variants():
     return [
         vqvae("base", "base"),
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
+        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight), augment=0.0)
+          for weight in (0.75, 1.0)],
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
