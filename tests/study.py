@@ -70,6 +70,54 @@ def strength(weight):
     modules.STRENGTH_WEIGHT = weight
 
 
+def discriminator(share):
+    """Patch: in the second half of training a patch discriminator with the hinge loss (Esser et al. 2021, §3.1).
+
+    Its gradient on the reconstructions has ``share`` times the norm of the pixel error's.
+    """
+    import keras
+    import tensorflow as tf
+    from keras import layers, ops
+
+    import modules
+
+    critic = keras.Sequential([layers.Input((None, None, 1))])
+    for seed, channels in enumerate((32, 64, 128)):
+        critic.add(layers.Conv2D(channels, 4, 2, "same", kernel_initializer=keras.initializers.HeNormal(seed)))
+        critic.add(layers.LeakyReLU(0.2))
+    critic.add(layers.Conv2D(1, 3, padding="same", kernel_initializer=keras.initializers.HeNormal(9)))
+    optimizer = keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.9)
+    optimizer.build(critic.trainable_variables)
+
+    def train_step(self, batch):
+        images = batch["image"]
+        step = ops.cast(self.optimizer.iterations, "int32")
+        late = ops.cast(step > self.planned_steps // 2, "float32")
+        with tf.GradientTape() as tape:
+            z_e = ops.cast(self.encoder(images), "float32")
+            codes, embedded = self.quantizer(z_e)
+            reconstructions = ops.cast(self.decoder(z_e + ops.stop_gradient(embedded - z_e)), "float32")
+            with tf.GradientTape(persistent=True) as both:
+                both.watch(reconstructions)
+                error = self.reconstruction_error(images, reconstructions)
+                fooled = -ops.mean(critic(reconstructions))
+            norms = [tf.norm(both.gradient(term, reconstructions)) for term in (error, fooled)]
+            commitment = ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)
+            loss = (error + self.settings["commitment_cost"] * commitment
+                    + ops.stop_gradient(late * share * norms[0] / (norms[1] + 1e-9)) * fooled)
+        modules.apply_gradients(self, tape.gradient(loss, self.trainable_variables))
+        with tf.GradientTape() as tape:
+            hinge = ops.mean(ops.relu(1 - critic(images)) + ops.relu(1 + critic(ops.stop_gradient(reconstructions))))
+        optimizer.apply_gradients(zip(tape.gradient(hinge, critic.trainable_variables), critic.trainable_variables,
+                                      strict=True))
+        self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]),
+                              step < tf.cast(0.75 * self.planned_steps, tf.int32))
+        return {"loss": loss, "reconstruction": error, "commitment": commitment, "codes": codes,
+                "squared": ops.mean((images - reconstructions) ** 2)}
+
+    modules.VQVAE.train_step = train_step
+
+
 def wide_decoder():
     """Patch: the decoder 1.5 times as wide as the encoder."""
     import modules
@@ -272,6 +320,8 @@ def variants():
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
         *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight), augment=0.0)
           for weight in (0.75, 1.0)],
+        *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
+                partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
