@@ -18,14 +18,15 @@ paired by person. What it has learnt is kept in the run's folder, and more steps
 import argparse
 import csv
 import datetime
+import shlex
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from evaluate import note_look
 from utils import (
-    load_json,
     low_precision_candidate,
     open_run,
     random_generator,
@@ -154,55 +155,49 @@ def measure(reconstruct, images, slices, num_codes=NUM_CODES):
     from utils import to_bytes
 
     pairs = [reconstruct(images[start: start + 16].astype("float32") / 255) for start in range(0, len(images), 16)]
-    decoded = np.concatenate([to_bytes(block.numpy()) for block, _ in pairs])
+    decoded = np.concatenate([to_bytes(np.asarray(block)) for block, _ in pairs])
     used = len(np.unique(np.concatenate([codes for _, codes in pairs]))) / num_codes
     rows = parallel(lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]),
                     range(len(images)))
     return pd.DataFrame(rows).groupby(slices["subject"].to_numpy()).mean(), used, decoded
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--run", required=True, help="a run of ours that was evaluated")
-    parser.add_argument("--equal", choices=("time", "steps"), default="time", help="as long as its stage 1, or as many")
-    parser.add_argument("--codebook", choices=("gradient", "ema"), default="gradient",
-                        help="trained as published, or by our moving averages with revival")
-    parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
-    parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
-    flags = parser.parse_args()
-    folder, config = open_run(flags.run, stage="vqvae")
-    metrics = load_json(folder / "metrics.json")
-    with open(folder / "history_vqvae.csv", encoding="utf-8") as file:
-        our_steps = int(list(csv.DictReader(file))[-1]["step"])
+def our_reconstruct(folder, config):
+    """The same of our VQ-VAE in this folder: whole frames (B, H, W, 1) through its crop box."""
+    import dataset
+    from utils import load_models
+
+    box, (vqvae,) = dataset.Box(*config["crop_box"]), load_models(folder, prior=False)
+
+    def reconstruct(batch):
+        codes = vqvae.encode(dataset.crop(batch, box))
+        return dataset.paste(vqvae.decode(codes).numpy(), box, tuple(config["frame"])), codes
+
+    return reconstruct
+
+
+def train_peer(flags, folder, config, images):
+    """Train the peer, or train it further; returns its reconstruct, and what the row says of its training."""
     tf = start_tensorflow(deterministic=False)
     import keras
     import numpy as np
-    import pandas as pd
-    from scipy import stats
-
-    import dataset
 
     precision = config["precision_resolved"] if low_precision_candidate(tf) else "float32"
     keras.config.set_dtype_policy(precision)
-    slices = read_slices(folder)
-    parts = {}
-    for split in ("train", metrics["split"]):
-        rows = slices[slices["split"] == split]
-        loaded = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"]))
-        parts[split] = loaded.images[loaded.usable], rows[loaded.usable]
-    images = parts["train"][0]
     train_step, reconstruct, variables = build(*images.shape[1:3], variance=float(np.var(images / np.float32(255))),
                                                ema=flags.codebook == "ema")
-    fresh = [variable.numpy() for variable in variables]
+    values = [variable.numpy() for variable in variables]
     ratio = step_ratio(tf, config, train_step, images)  # which trains it a little
+    with open(folder / "history_vqvae.csv", encoding="utf-8") as file:
+        our_steps = int(list(csv.DictReader(file))[-1]["step"])
     steps = our_steps if flags.equal == "steps" else round(our_steps / ratio)
     print(f"a step takes {ratio:.3g} times one of ours: {steps} steps, where ours took {our_steps}", flush=True)
-    kept, done = folder / f"peer_{flags.codebook}.npz", 0
+    kept, done = Path(flags.state or folder / f"peer_{flags.codebook}.npz"), 0
     if kept.exists():
         with np.load(kept) as stored:
             if int(stored["steps"]) <= steps:
-                done, fresh = int(stored["steps"]), [stored[f"{i}"] for i in range(len(variables))]
-    for variable, value in zip(variables, fresh, strict=True):
+                done, values = int(stored["steps"]), [stored[f"{i}"] for i in range(len(variables))]
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
     def save(done):
@@ -210,37 +205,69 @@ def main():
             np.savez(file, steps=done, **{f"{i}": variable.numpy() for i, variable in enumerate(variables)})
 
     fit(train_step, images, steps, done=done, save=save)
-    theirs, used, decoded = measure(reconstruct, *parts[metrics["split"]])
-    ours = pd.read_csv(folder / "people.csv", dtype={"subject": str}).set_index("subject").loc[theirs.index]
-    out, rows = Path(flags.out), []
-    bits = images.shape[1] // 8 * (images.shape[2] // 8) * float(np.log2(NUM_CODES))
+    return reconstruct, {"precision": precision, "peer_steps": steps, "our_steps": our_steps,
+                         "seconds_of_a_step_over_ours": ratio}
+
+
+def compare(theirs, ours):
+    """A row for each metric: the means over people, and their difference paired by person with its t interval."""
+    from scipy import stats
+
     for name in COMPARED:
         difference = ours[name] - theirs[name]
         margin = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
-        rows.append({"date": f"{datetime.date.today()}", "run": folder.name, "split": metrics["split"],
-                     "people": len(difference), "equal": flags.equal, "codebook": flags.codebook,
-                     "precision": precision, "peer_steps": steps, "our_steps": our_steps,
-                     "seconds_of_a_step_over_ours": ratio, "peer_bits_per_image": bits,
-                     "our_bits_per_image": metrics["rate"]["bits_per_image"], "peer_codes_used": round(used, 4),
-                     "metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(),
-                     "difference": difference.mean(), "low": difference.mean() - margin,
-                     "high": difference.mean() + margin})
-    table = pd.DataFrame(rows)
-    print(table.loc[:, "metric":].to_string(index=False, float_format="%.4f"))
+        yield {"metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(), "difference": difference.mean(),
+               "low": difference.mean() - margin, "high": difference.mean() + margin}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", required=True, help="a run of ours whose VQ-VAE is finished")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose slices are compared")
+    parser.add_argument("--equal", choices=("time", "steps"), default="time", help="as long as its stage 1, or as many")
+    parser.add_argument("--codebook", choices=("gradient", "ema"), default="gradient",
+                        help="trained as published, or by our moving averages with revival")
+    parser.add_argument("--state", metavar="NPZ",
+                        help="its weights, to go on from (default: peer_<codebook>.npz in the run's folder)")
+    parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
+    parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
+    flags = parser.parse_args()
+    folder, config = open_run(flags.run, stage="vqvae")
+    import numpy as np
+    import pandas as pd
+
+    import dataset
+
+    slices, parts = read_slices(folder), {}
+    for split in ("train", flags.split):
+        rows = slices[slices["split"] == split]
+        loaded = dataset.load_images(config["data"], rows["path"].tolist(), tuple(config["frame"]))
+        parts[split] = loaded.images[loaded.usable], rows[loaded.usable]
+    reconstruct, training = train_peer(flags, folder, config, parts["train"][0])
+    if flags.split == "test":
+        note_look(folder, shlex.join(["python", "tests/peer.py", *sys.argv[1:]]))
+    images, shown = parts[flags.split]
+    theirs, used, decoded = measure(reconstruct, images, shown)
+    ours, our_used, mine = measure(our_reconstruct(folder, config), images, shown, config["num_codes"])
+    height, width = images.shape[1:3]
+    table = pd.DataFrame(compare(theirs, ours))
+    print(table.to_string(index=False, float_format="%.4f"))
+    row = {"date": f"{datetime.date.today()}", "run": folder.name, "split": flags.split, "people": len(ours),
+           "equal": flags.equal, "codebook": flags.codebook, **training,
+           "peer_bits_per_image": height // 8 * (width // 8) * float(np.log2(NUM_CODES)),
+           "our_bits_per_image": config["bits_per_image"], "peer_codes_used": used, "our_codes_used": our_used}
+    table = pd.DataFrame([row | measured for measured in table.to_dict("records")])
+    out = Path(flags.out)
     if out.exists():
         table = pd.concat([pd.read_csv(out), table])
     table.to_csv(out, index=False, float_format="%.5g")
     if flags.figure:
-        from utils import image_sheet, load_models
+        from utils import image_sheet
 
-        box, (originals, shown) = dataset.Box(*config["crop_box"]), parts[metrics["split"]]
         middle = np.flatnonzero(shown["position"] == shown["position"].median().round())[:6]
-        vqvae = load_models(folder, prior=False)[0]
-        mine = dataset.paste(np.asarray(vqvae(dataset.crop(originals[middle], box).astype("float32") / 255)), box,
-                             tuple(config["frame"]))
-        rows = [dataset.crop(images, box) for images in (
-            originals[middle] / 255, decoded[middle][..., None] / 255, mine)]  # what is outside is black
-        image_sheet(flags.figure, np.concatenate(rows), len(middle), row_names=("original", "peer", "ours"))
+        sheet = [dataset.crop(stack[middle].reshape(-1, height, width, 1) / 255, dataset.Box(*config["crop_box"]))
+                 for stack in (images, decoded, mine)]
+        image_sheet(flags.figure, np.concatenate(sheet), len(middle), row_names=("original", "peer", "ours"))
 
 
 if __name__ == "__main__":

@@ -297,20 +297,9 @@ def quality_of_ours(run, trained):
     """The same of one of our runs, through its crop box."""
     import peer
 
-    import dataset
-    from utils import load_models
-
     start_tensorflow()
-    config = open_run(run)[1]
-    box, (images, rows) = dataset.Box(*config["crop_box"]), slices_of(run, "validation")
-    (vqvae,) = load_models(Path(trained), prior=False)
-
-    def reconstruct(batch):
-        import tensorflow as tf
-
-        codes = vqvae.encode(dataset.crop(batch, box))
-        return tf.constant(dataset.paste(vqvae.decode(codes).numpy(), box, tuple(config["frame"]))), codes
-
+    config, (images, rows) = open_run(run)[1], slices_of(run, "validation")
+    reconstruct = peer.our_reconstruct(Path(trained), config)
     people, used, _ = peer.measure(reconstruct, images, rows, config["num_codes"])
     return {"codes_used": used, **people[["ssim_brain", "frc_resolution"]].mean().to_dict()}
 
