@@ -328,7 +328,7 @@ def variants():
         *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
         *[prior("vertical stack", f"{width // 2} channels, horizontal {width}", prior_width=width,
                 prior_vertical_width=width // 2) for width in (96, 64)],
-        *[prior("dropout", f"{rate:.0%}", prior_dropout=rate) for rate in (0.0, 0.25)],
+        *[prior("dropout", f"{rate:.0%} of channels", prior_dropout=rate) for rate in (0.0, 0.25)],
         *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
         vqvae("downsample", "4 pixels per code, K = 16", downsample=4, num_codes=16),
         *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
