@@ -70,6 +70,23 @@ def strength(weight):
     modules.STRENGTH_WEIGHT = weight
 
 
+def finest_strength(weight):
+    """Patch: another weight of the strength of the finest band alone."""
+    from keras import ops
+
+    import modules
+
+    plain = modules.pyramid_error
+
+    def error(images, reconstructions):
+        bands = [modules.space_to_depth(x, 2) - ops.average_pool(x, 2, 2) for x in (images, reconstructions)]
+        strengths = [modules.local_strength(band) for band in bands]
+        return plain(images, reconstructions) + (weight - modules.STRENGTH_WEIGHT) * ops.mean(
+            ops.abs(strengths[0] - strengths[1]))
+
+    modules.RECONSTRUCTION_ERRORS["pyramid"] = error
+
+
 def discriminator(share):
     """Patch: in the second half of training a patch discriminator with the hinge loss (Esser et al. 2021, §3.1).
 
@@ -320,6 +337,8 @@ def variants():
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
         *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight), augment=0.0)
           for weight in (1.0, 2.0)],
+        *[vqvae("strength of bands", f"weight {weight} on the finest, no slice augmented",
+                partial(finest_strength, weight), augment=0.0) for weight in (1.0, 2.0)],
         *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
                 partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
