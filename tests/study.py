@@ -339,6 +339,7 @@ def variants():
           for weight in (1.0, 2.0)],
         *[vqvae("strength of bands", f"weight {weight} on the finest, no slice augmented",
                 partial(finest_strength, weight), augment=0.0) for weight in (1.0, 2.0)],
+        vqvae("strength of bands", "weight 2.0 on the finest", partial(finest_strength, 2.0)),
         *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
                 partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
