@@ -14,8 +14,7 @@ import tensorflow_probability as tfp
 from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
-LAPLACIAN_LEVELS = 3
-STRENGTH_WEIGHT = 0.5  # more gives still more detail, and puts it in worse places
+STRENGTH_WEIGHTS = (2.0, 0.5, 0.5)  # of the finest band, which codes hold least of, and of the coarser ones
 SLICE_VARIANCE = 0.11  # of the intensities in the box that holds the brains
 LOG_2 = 0.6931471805599453
 
@@ -278,12 +277,12 @@ def pyramid_error(images, reconstructions):
     """
     error = ops.mean(ops.abs(images - reconstructions))
     pair = images, reconstructions
-    for _ in range(LAPLACIAN_LEVELS):
+    for strength_weight in STRENGTH_WEIGHTS:
         coarse = [ops.average_pool(x, 2, 2) for x in pair]
         bands = [space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4): each
         error += ops.mean(ops.abs(bands[0] - bands[1]))                                    # pixel - its block's mean
         strengths = [local_strength(band) for band in bands]
-        error += STRENGTH_WEIGHT * ops.mean(ops.abs(strengths[0] - strengths[1]))
+        error += strength_weight * ops.mean(ops.abs(strengths[0] - strengths[1]))
         pair = coarse
         if coarse[0].shape[1] % 2 or coarse[0].shape[2] % 2:
             break

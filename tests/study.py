@@ -30,7 +30,9 @@ from utils import Team, open_run, save_json, start_tensorflow, whole_file
 REPOSITORY = Path(__file__).parent.parent
 BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
-            prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100, precision="float32")
+            prior_width=96, vqvae_augment=0.8, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
+            precision="float32")  # and the vertical stack as wide
+BASE_STRENGTH = (0.5, 0.5, 0.5)  # of the bands in the loss
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
 COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
@@ -63,28 +65,11 @@ def no_revival():
     modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
 
 
-def strength(weight):
-    """Patch: another weight of the strength of the bands in the loss."""
+def strength(*weights):
+    """Patch: other weights of the strength of the bands in the loss, the finest first."""
     import modules
 
-    modules.STRENGTH_WEIGHT = weight
-
-
-def finest_strength(weight):
-    """Patch: another weight of the strength of the finest band alone."""
-    from keras import ops
-
-    import modules
-
-    plain = modules.pyramid_error
-
-    def error(images, reconstructions):
-        bands = [modules.space_to_depth(x, 2) - ops.average_pool(x, 2, 2) for x in (images, reconstructions)]
-        strengths = [modules.local_strength(band) for band in bands]
-        return plain(images, reconstructions) + (weight - modules.STRENGTH_WEIGHT) * ops.mean(
-            ops.abs(strengths[0] - strengths[1]))
-
-    modules.RECONSTRUCTION_ERRORS["pyramid"] = error
+    modules.STRENGTH_WEIGHTS = weights
 
 
 def discriminator(share):
@@ -334,14 +319,14 @@ def variants():
 
     return [
         vqvae("base", "base"),
-        *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
-        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight), augment=0.0)
-          for weight in (1.0, 2.0)],
-        *[vqvae("strength of bands", f"weight {weight} on the finest, no slice augmented",
-                partial(finest_strength, weight), augment=0.0) for weight in (1.0, 2.0)],
-        vqvae("strength of bands", "weight 2.0 on the finest", partial(finest_strength, 2.0)),
+        *[vqvae("augmentation", f"{share:.0%}", vqvae_augment=share) for share in (0.0, 0.5)],
+        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, *[weight] * 3),
+                vqvae_augment=0.0) for weight in (1.0, 2.0)],
+        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5, 0.5),
+              vqvae_augment=0.0),
+        vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5, 0.5)),
         *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
-                partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
+                partial(discriminator, share), vqvae_augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
@@ -500,6 +485,7 @@ def make_row(key, flags):
     changes, patch = next(found[3:] for found in variants() if found[:3] == key[3:])
     tf = start_tensorflow()
     remember_images()
+    strength(*BASE_STRENGTH)
     base = base_of(tf, key, flags) if stage != "sampling" else {}
     if patch:
         patch()
