@@ -58,9 +58,8 @@ PRESETS = {
                   vqvae_steps=40, prior_steps=40, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, demo_people=20, precision="float32"),
     "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
-                 vqvae_steps=1100, prior_steps=1400, prior_layers=10, prior_width=96,
-                 prior_vertical_width=96, batch_size=8, evaluations=6, slice_limit=None, demo_people=100,
-                 precision="auto"),
+                 vqvae_steps=1100, prior_steps=2000, prior_layers=10, prior_width=96, batch_size=8,
+                 evaluations=6, slice_limit=None, demo_people=100, precision="auto"),
     "default": dict(image_size=None, num_codes=1024, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=6500, prior_steps=3800, prior_layers=12, prior_width=96, prior_dropout=0.2,
                     batch_size=8, evaluations=12, slice_limit=None, demo_people=100, precision="auto"),
@@ -159,7 +158,7 @@ def parse_flags(argv):
     group.add_argument("--prior-width", type=number(int, 4, 4096), metavar="C",
                        help=f"channels {by_preset('prior_width')}")
     group.add_argument("--prior-vertical-width", type=number(int, 2, 4096), metavar="C",
-                       help="channels of its vertical stack (default: half of them; demo and paper: as many)")
+                       help="channels of its vertical stack (default: half of them; paper: as many)")
     group.add_argument("--prior-dropout", type=number(float, 0, 0.9), metavar="P",
                        help=f"share of channels dropped in training {by_preset('prior_dropout')}")
     group.add_argument("--prior-steps", type=number(int, 1), metavar="N",

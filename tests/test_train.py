@@ -305,7 +305,7 @@ def test_images_of_a_run_are_not_black(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "width"), [
-    ([], 96), (["--preset", "default"], 48), (["--preset", "default", "--prior-width", "40"], 20),
+    ([], 48), (["--preset", "default"], 48), (["--preset", "default", "--prior-width", "40"], 20),
     (["--preset", "default", "--prior-vertical-width", "96"], 96), (["--preset", "paper"], 384)])
 def test_the_vertical_stack_has_half_the_width_unless_told(flags, width, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
