@@ -722,6 +722,17 @@ def draw_augmentations(seed, purpose, first, count, flip=False, augmented=1.0):
     return parameters.astype(np.float32)
 
 
+def in_whole_pixels(parameters, box):
+    """Augmentations (B, 6) without what resamples: no rotation, no scale, and shifts by whole pixels."""
+    import numpy as np
+
+    reach = SHIFT * np.array([box.height, box.width], np.float32)  # pixels of a shift of 1
+    moved = parameters.copy()
+    moved[:, :2] = 0
+    moved[:, 2:4] = np.round(parameters[:, 2:4] * reach) / reach
+    return moved
+
+
 def augment(images, parameters, box):
     """Rotate, scale, shift, mirror about the centre of the box, crop to it, and brighten or darken.
 
@@ -781,7 +792,7 @@ def twice_as_fine(images):
 
 
 def training_batches(images, columns, batch_size, seed, box, first_step=0, augmented=1.0, flip=False,
-                     purpose="train", parts=1, own=None):
+                     purpose="train", parts=1, own=None, whole_pixels=False):
     """Batches for ever; step s is a function of (seed, purpose, s) alone, so resuming is counting.
 
     The rows are shuffled anew for every epoch, and the epochs follow each other without a seam: step s
@@ -794,6 +805,7 @@ def training_batches(images, columns, batch_size, seed, box, first_step=0, augme
         augmented: the probability that a slice is augmented at all.
         parts: int, a divisor of the batch size: every batch is cut into so many, one for each replica.
         own: the numbers of the parts that are wanted, from 0; they follow each other step by step. Default: all.
+        whole_pixels: whether augmented slices are only moved by whole pixels, brightened and mirrored.
 
     Returns:
         tf.data.Dataset of dicts: image (B / parts, box.height, box.width, 1) float32 in [0, 1], augmentation
@@ -814,6 +826,8 @@ def training_batches(images, columns, batch_size, seed, box, first_step=0, augme
         places = np.arange(first, first + part_size)
         rows = np.array([order(int(place) // len(images))[place % len(images)] for place in places])
         parameters = draw_augmentations(seed, f"{purpose} augmentation", first, part_size, flip, augmented)
+        if whole_pixels:
+            parameters = in_whole_pixels(parameters, box)
         return np.asarray(images[rows]), parameters, rows
 
     def load(count):

@@ -74,12 +74,12 @@ PRESETS = {
                   prior_vertical_width=384, batch_size=128, evaluations=100, slice_limit=None, demo_people=100,
                   precision="auto"),
 }
-COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8,
-              vqvae_augment=0.0, flip=False, gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1,
-              allow_overlap=False, metadata=None, subject_pattern=None, checkpoint_minutes=5.0, distribute="none")
+COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
+              gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
+              metadata=None, subject_pattern=None, checkpoint_minutes=5.0, distribute="none")
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
 VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook", "loss", "vqvae_width",
-               "residual_blocks", "vqvae_augment", "vqvae_steps")
+               "residual_blocks", "vqvae_steps")
 
 
 # ---- flags → config ---------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def parse_flags(argv):
     group.add_argument("--no-crop", dest="crop", action="store_false", **suppress,
                        help="train on the whole frame, not on the box that holds the training people's brains")
     group.add_argument("--augment", type=number(float, 0, 1), metavar="SHARE",
-                       help="share of the prior's training slices that are augmented (default 0.8; 0 for none)")
+                       help="share of training slices that are augmented (default 0.8; 0 for none)")
     group.add_argument("--flip", action="store_true", **suppress,
                        help="augment by left-right flips too (they erase laterality)")
 
@@ -147,8 +147,6 @@ def parse_flags(argv):
                        help=f"channels at 1/4 resolution {by_preset('vqvae_width')}")
     group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N",
                        help=f"per resolution {by_preset('residual_blocks')}")
-    group.add_argument("--vqvae-augment", type=number(float, 0, 1), metavar="SHARE",
-                       help="share of its training slices that are augmented (default 0: augmenting blurs a little)")
     group.add_argument("--vqvae-steps", type=number(int, 1), metavar="N",
                        help=f"optimizer steps {by_preset('vqvae_steps')}")
 
@@ -666,15 +664,14 @@ def training_batches(team, config, train, box, purpose):
     import dataset
 
     def batches_from(first):
-        augmented = config["augment"] if purpose == "prior" else config.get("vqvae_augment", config["augment"])
-
         def pipeline(context):
             parts = team.strategy.num_replicas_in_sync
             here = parts // context.num_input_pipelines  # replicas of this process
             return dataset.training_batches(
-                train["images"], train["columns"], config["batch_size"], config["seed"], box, first, augmented,
+                train["images"], train["columns"], config["batch_size"], config["seed"], box, first, config["augment"],
                 config["flip"], purpose, parts, range(context.input_pipeline_id * here,
-                                                      (context.input_pipeline_id + 1) * here))
+                                                      (context.input_pipeline_id + 1) * here),
+                whole_pixels=purpose == "vqvae")  # who learns to draw must not learn from resampled slices
 
         return team.strategy.distribute_datasets_from_function(pipeline)
 

@@ -310,8 +310,6 @@ def read_config(folder):
         if not isinstance(config, dict) or (name in CONFIG_ENTRIES and name not in config) or (
                 name in config and not fits(config[name])):
             raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
-    if "augment" in config:  # older runs have one share for both stages
-        config.setdefault("vqvae_augment", config["augment"])
     return config
 
 
@@ -361,7 +359,6 @@ CONFIG_OPTIONS = {  # those that older runs may lack
     "commitment_cost": ("a number from 0", _number(0)),
     "checkpoint_minutes": ("a number from 0", _number(0)),
     "augment": ("a number from 0 to 1", _number(0, 1)),
-    "vqvae_augment": ("a number from 0 to 1", _number(0, 1)),
     "prior_dropout": ("a number from 0 to 0.9", _number(0, 0.9)),
     "residual_blocks": ("a whole number", _whole),
     "prior_vertical_width": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),

@@ -30,9 +30,8 @@ from utils import Team, open_run, save_json, start_tensorflow, whole_file
 REPOSITORY = Path(__file__).parent.parent
 BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
-            prior_width=96, vqvae_augment=0.8, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
-            precision="float32")  # and the vertical stack as wide
-BASE_STRENGTH = (0.5, 0.5, 0.5)  # of the bands in the loss
+            prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
+            precision="float32")  # the vertical stack as wide, and as_the_base_was()
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
 COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
@@ -70,6 +69,14 @@ def strength(*weights):
     import modules
 
     modules.STRENGTH_WEIGHTS = weights
+
+
+def as_the_base_was():
+    """Patch: the second base weighed all bands alike, and its stage 1 saw slices rotated and scaled."""
+    import dataset
+
+    strength(0.5, 0.5, 0.5)
+    dataset.in_whole_pixels = lambda parameters, box: parameters
 
 
 def discriminator(share):
@@ -319,14 +326,14 @@ def variants():
 
     return [
         vqvae("base", "base"),
-        *[vqvae("augmentation", f"{share:.0%}", vqvae_augment=share) for share in (0.0, 0.5)],
+        *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
         *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, *[weight] * 3),
-                vqvae_augment=0.0) for weight in (1.0, 2.0)],
+                augment=0.0) for weight in (1.0, 2.0)],
         vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5, 0.5),
-              vqvae_augment=0.0),
+              augment=0.0),
         vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5, 0.5)),
         *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
-                partial(discriminator, share), vqvae_augment=0.0) for share in (0.1, 0.3)],
+                partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
@@ -485,7 +492,7 @@ def make_row(key, flags):
     changes, patch = next(found[3:] for found in variants() if found[:3] == key[3:])
     tf = start_tensorflow()
     remember_images()
-    strength(*BASE_STRENGTH)
+    as_the_base_was()
     base = base_of(tf, key, flags) if stage != "sampling" else {}
     if patch:
         patch()
