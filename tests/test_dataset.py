@@ -421,6 +421,19 @@ def test_augmentation_keeps_most_of_the_detail(tf):
     assert 0.55 < moved.var() / (noise / 255).var() <= 1  # bilinear sampling of the frame itself: 0.45
 
 
+def test_augmentation_in_whole_pixels_moves_pixels_and_changes_none(tf):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 60, 1)).astype(np.uint8)
+    box = Box(16, 14, 32, 40)
+    drawn = dataset.draw_augmentations(SEED, "train", 0, 8)
+    parameters = dataset.in_whole_pixels(drawn, box) * np.float32([1, 1, 1, 1, 0, 0])
+    moved = dataset.augment(noise, tf.constant(parameters), box).numpy()
+    steps = np.round(drawn[:, 2:4] * dataset.SHIFT * [32, 40]).astype(int)
+    assert len(np.unique(steps, axis=0)) > 3
+    for image, crop, (down, right) in zip(noise, moved, steps, strict=True):
+        expected = image[16 - down: 48 - down, 14 - right: 54 - right] / np.float32(255)
+        assert np.array_equal(crop, expected)
+
+
 def test_each_parameter_does_what_its_name_says(tf):
     images, box = np.zeros((1, 51, 51, 1), np.uint8), Box(0, 0, 51, 51)
     images[0, 10:15, 20:31] = 100  # a bar above the centre
