@@ -92,6 +92,8 @@ NOT_RUN = {
     "python tests/benchmark.py --run brains --rounds 2 --only machine stage1 stage2 sampling profile startup growth "
     "data": "half an hour, for its numbers alone",
     "python tests/benchmark.py --run brains --only quality --codebooks gradient": "half an hour, for its numbers alone",
+    "python tests/peer.py --run brains --codebook ema --out ReducedResults/peer.csv --figure ReducedResults/peer.png":
+        "half an hour: it trains the peer",
     "python tests/lesions.py --run brains --heal --out ReducedResults/lesions.csv --examples lesions":
         "a quarter of an hour, on real slices",
     "python tests/faults.py --kills 30 --out ReducedResults/reliability.json": "test_slow.py kills in its place",
