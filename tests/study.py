@@ -79,54 +79,6 @@ def as_the_base_was():
     dataset.in_whole_pixels = lambda parameters, box: parameters
 
 
-def discriminator(share):
-    """Patch: in the second half of training a patch discriminator with the hinge loss (Esser et al. 2021, §3.1).
-
-    Its gradient on the reconstructions has ``share`` times the norm of the pixel error's.
-    """
-    import keras
-    import tensorflow as tf
-    from keras import layers, ops
-
-    import modules
-
-    critic = keras.Sequential([layers.Input((None, None, 1))])
-    for seed, channels in enumerate((32, 64, 128)):
-        critic.add(layers.Conv2D(channels, 4, 2, "same", kernel_initializer=keras.initializers.HeNormal(seed)))
-        critic.add(layers.LeakyReLU(0.2))
-    critic.add(layers.Conv2D(1, 3, padding="same", kernel_initializer=keras.initializers.HeNormal(9)))
-    optimizer = keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.9)
-    optimizer.build(critic.trainable_variables)
-
-    def train_step(self, batch):
-        images = batch["image"]
-        step = ops.cast(self.optimizer.iterations, "int32")
-        late = ops.cast(step > self.planned_steps // 2, "float32")
-        with tf.GradientTape() as tape:
-            z_e = ops.cast(self.encoder(images), "float32")
-            codes, embedded = self.quantizer(z_e)
-            reconstructions = ops.cast(self.decoder(z_e + ops.stop_gradient(embedded - z_e)), "float32")
-            with tf.GradientTape(persistent=True) as both:
-                both.watch(reconstructions)
-                error = self.reconstruction_error(images, reconstructions)
-                fooled = -ops.mean(critic(reconstructions))
-            norms = [tf.norm(both.gradient(term, reconstructions)) for term in (error, fooled)]
-            commitment = ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)
-            loss = (error + self.settings["commitment_cost"] * commitment
-                    + ops.stop_gradient(late * share * norms[0] / (norms[1] + 1e-9)) * fooled)
-        modules.apply_gradients(self, tape.gradient(loss, self.trainable_variables))
-        with tf.GradientTape() as tape:
-            hinge = ops.mean(ops.relu(1 - critic(images)) + ops.relu(1 + critic(ops.stop_gradient(reconstructions))))
-        optimizer.apply_gradients(zip(tape.gradient(hinge, critic.trainable_variables), critic.trainable_variables,
-                                      strict=True))
-        self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]),
-                              step < tf.cast(0.75 * self.planned_steps, tf.int32))
-        return {"loss": loss, "reconstruction": error, "commitment": commitment, "codes": codes,
-                "squared": ops.mean((images - reconstructions) ** 2)}
-
-    modules.VQVAE.train_step = train_step
-
-
 def wide_decoder():
     """Patch: the decoder 1.5 times as wide as the encoder."""
     import modules
@@ -332,8 +284,6 @@ def variants():
         vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5, 0.5),
               augment=0.0),
         vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5, 0.5)),
-        *[vqvae("patch discriminator", f"{share:.0%} of the gradient, no slice augmented",
-                partial(discriminator, share), augment=0.0) for share in (0.1, 0.3)],
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
