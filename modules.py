@@ -14,7 +14,9 @@ import tensorflow_probability as tfp
 from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
-STRENGTH_WEIGHTS = (2.0, 0.5, 0.5)  # of the finest band, which codes hold least of, and of the coarser ones
+PYRAMID_BANDS = 3
+COARSE_STRENGTH_WEIGHT = 0.5  # of the bands whose detail the codes can hold; the finest has its own weight
+STRENGTH_FLOOR = 3e-3  # power: asked for the grain of even tissue, which is far below, a decoder draws a grid
 SLICE_VARIANCE = 0.11  # of the intensities in the box that holds the brains
 LOG_2 = 0.6931471805599453
 
@@ -268,16 +270,17 @@ class VectorQuantizer(layers.Layer):
                 "ema": self.ema, "decay": self.decay, "revival": self.revival}
 
 
-def pyramid_error(images, reconstructions):
+def pyramid_error(images, reconstructions, detail_weight=4.0):
     """Mean absolute error, plus that of each band of a Laplacian pyramid, plus that of each band's strength.
 
     Both (B, H, W, 1) float32. The bands (Burt & Adelson 1983) make edges and folds count, which the plain
     error trades for smoothness. Their local strength, the root mean square over about 3x3 places, makes detail
     count where its place is lost: without it the best guess at texture that the codes cannot hold is a blur.
+    ``detail_weight`` is the weight of the finest band's strength, which codes hold least of.
     """
     error = ops.mean(ops.abs(images - reconstructions))
     pair = images, reconstructions
-    for strength_weight in STRENGTH_WEIGHTS:
+    for strength_weight in (detail_weight, *[COARSE_STRENGTH_WEIGHT] * (PYRAMID_BANDS - 1)):
         coarse = [ops.average_pool(x, 2, 2) for x in pair]
         bands = [space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4): each
         error += ops.mean(ops.abs(bands[0] - bands[1]))                                    # pixel - its block's mean
@@ -290,9 +293,9 @@ def pyramid_error(images, reconstructions):
 
 
 def local_strength(band):
-    """Root mean square over channels and 3x3 places: (B, h, w, C) -> (B, h, w, 1)."""
+    """Root of the mean square over channels and 3x3 places, and a floor: (B, h, w, C) -> (B, h, w, 1)."""
     power = ops.average_pool(ops.mean(band**2, axis=-1, keepdims=True), 3, 1, padding="same")
-    return ops.sqrt(power + 1e-5)  # the root's slope at 0 is infinite
+    return ops.sqrt(power + STRENGTH_FLOOR)
 
 
 def squared_error(images, reconstructions):
@@ -316,16 +319,18 @@ class VQVAE(keras.Model):
         width, residual_blocks: of encoder and decoder.
         seed: of everything drawn in training, together with the step.
         loss: the reconstruction error, a key of ``RECONSTRUCTION_ERRORS``.
+        detail_weight: of the pyramid error; the squared one has none.
     """
 
     def __init__(self, image_shape, downsample=8, num_codes=128, code_dim=16, commitment_cost=0.25,
-                 ema=True, width=64, residual_blocks=2, seed=0, loss="pyramid", **options):
+                 ema=True, width=64, residual_blocks=2, seed=0, loss="pyramid", detail_weight=4.0, **options):
         super().__init__(**options)
         self.image_shape = tuple(image_shape)
         self.planned_steps = 0  # how long the training will be; whoever trains sets it, or no code is revived
         self.settings = dict(downsample=downsample, num_codes=num_codes, code_dim=code_dim,
                              commitment_cost=commitment_cost, ema=ema, width=width,
-                             residual_blocks=residual_blocks, seed=seed, loss=loss)
+                             residual_blocks=residual_blocks, seed=seed, loss=loss,
+                             detail_weight=detail_weight)
         self.encoder = Encoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.quantizer = VectorQuantizer(num_codes, code_dim, ema, name="quantizer")
         self.decoder = Decoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
@@ -375,7 +380,9 @@ class VQVAE(keras.Model):
 
     def reconstruction_error(self, images, reconstructions):
         """The one that this model is trained by and judged by in training: (B, H, W, 1), twice -> a number."""
-        return RECONSTRUCTION_ERRORS[self.settings["loss"]](images, reconstructions)
+        loss = self.settings["loss"]
+        options = {"detail_weight": self.settings["detail_weight"]} if loss == "pyramid" else {}
+        return RECONSTRUCTION_ERRORS[loss](images, reconstructions, **options)
 
     def total(self, terms):
         """Reconstruction + β commitment (+ codebook)."""

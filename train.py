@@ -54,11 +54,11 @@ AVERAGE_DECAY = 0.998
 PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
 
 PRESETS = {
-    "smoke": dict(image_size=(60, 64), num_codes=32, code_dim=8, vqvae_width=16, residual_blocks=1,
+    "smoke": dict(image_size=(60, 64), num_codes=32, code_dim=8, detail_weight=1.0, vqvae_width=16, residual_blocks=1,
                   vqvae_steps=40, prior_steps=40, prior_layers=5, prior_width=16, batch_size=8,
                   evaluations=2, slice_limit=64, demo_people=20, precision="float32"),
-    "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, vqvae_width=64, residual_blocks=2,
-                 vqvae_steps=1100, prior_steps=2000, prior_layers=10, prior_width=96, batch_size=8,
+    "demo": dict(image_size=(120, 128), num_codes=128, code_dim=16, detail_weight=1.0, vqvae_width=64,
+                 residual_blocks=2, vqvae_steps=1100, prior_steps=2000, prior_layers=10, prior_width=96, batch_size=8,
                  evaluations=6, slice_limit=None, demo_people=100, precision="auto"),
     "default": dict(image_size=None, num_codes=1024, code_dim=16, vqvae_width=64, residual_blocks=2,
                     vqvae_steps=6500, prior_steps=3800, prior_layers=12, prior_width=96, prior_dropout=0.2,
@@ -74,12 +74,12 @@ PRESETS = {
                   prior_vertical_width=384, batch_size=128, evaluations=100, slice_limit=None, demo_people=100,
                   precision="auto"),
 }
-COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", learning_rate=2e-3, augment=0.8, flip=False,
-              gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1, allow_overlap=False,
-              metadata=None, subject_pattern=None, checkpoint_minutes=5.0, distribute="none")
+COMMON = dict(seed=0, downsample=8, commitment_cost=0.25, loss="pyramid", detail_weight=4.0, learning_rate=2e-3,
+              augment=0.8, flip=False, gradient_codebook=False, crop=True, deterministic=True, prior_dropout=0.1,
+              allow_overlap=False, metadata=None, subject_pattern=None, checkpoint_minutes=5.0, distribute="none")
 DATA_FLAGS = ("data", "metadata", "subject_pattern", "image_size", "crop", "allow_overlap")
-VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook", "loss", "vqvae_width",
-               "residual_blocks", "vqvae_steps")
+VQVAE_FLAGS = ("downsample", "num_codes", "code_dim", "commitment_cost", "gradient_codebook", "loss", "detail_weight",
+               "vqvae_width", "residual_blocks", "vqvae_steps")
 
 
 # ---- flags → config ---------------------------------------------------------------------------
@@ -143,6 +143,9 @@ def parse_flags(argv):
     group.add_argument("--loss", choices=("pyramid", "squared"),
                        help="reconstruction error: pyramid keeps edges and detail; squared is the paper's (default "
                             "pyramid; paper squared)")
+    group.add_argument("--detail-weight", type=number(float, 0), metavar="WEIGHT",
+                       help="of the strength of the finest detail in the pyramid error: more makes crisper folds, and "
+                            f"grain where the training is short {by_preset('detail_weight')}")
     group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C",
                        help=f"channels at 1/4 resolution {by_preset('vqvae_width')}")
     group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N",
@@ -398,7 +401,7 @@ def build_vqvae(config, box, precision):
     vqvae = modules.VQVAE((box.height, box.width, 1), config["downsample"], config["num_codes"],
                           config["code_dim"], config["commitment_cost"], not config["gradient_codebook"],
                           config["vqvae_width"], config["residual_blocks"], config["seed"], config["loss"],
-                          name="vqvae", dtype=precision)
+                          config["detail_weight"], name="vqvae", dtype=precision)
     vqvae.planned_steps = config["vqvae_steps"]
     vqvae.compile(optimizer=modules.optimizer(config["learning_rate"], config["vqvae_steps"]))
     return vqvae

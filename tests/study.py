@@ -64,18 +64,21 @@ def no_revival():
     modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
 
 
-def strength(*weights):
-    """Patch: other weights of the strength of the bands in the loss, the finest first."""
+def strength(finest, coarse, floor=1e-5):
+    """Patch: other weights of the strength of the bands in the loss, the finest first, and another floor."""
     import modules
 
-    modules.STRENGTH_WEIGHTS = weights
+    plain = modules.pyramid_error
+    modules.COARSE_STRENGTH_WEIGHT, modules.STRENGTH_FLOOR = coarse, floor
+    modules.RECONSTRUCTION_ERRORS["pyramid"] = lambda images, reconstructions, detail_weight: plain(
+        images, reconstructions, finest)
 
 
 def as_the_base_was():
-    """Patch: the second base weighed all bands alike, and its stage 1 saw slices rotated and scaled."""
+    """Patch: the second base weighed all bands alike, with no floor, and its stage 1 saw slices rotated and scaled."""
     import dataset
 
-    strength(0.5, 0.5, 0.5)
+    strength(0.5, 0.5)
     dataset.in_whole_pixels = lambda parameters, box: parameters
 
 
@@ -279,11 +282,13 @@ def variants():
     return [
         vqvae("base", "base"),
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
-        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, *[weight] * 3),
+        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight, weight),
                 augment=0.0) for weight in (1.0, 2.0)],
-        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5, 0.5),
+        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5),
               augment=0.0),
-        vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5, 0.5)),
+        vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5)),
+        vqvae("strength of bands", "weight 4.0 on the finest, over a floor",
+              partial(strength, 4.0, 0.5, floor=3e-3)),
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),

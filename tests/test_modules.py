@@ -156,6 +156,18 @@ def test_pyramid_error_minds_lost_detail_more_than_detail_in_the_wrong_place():
     assert whole[0] - plain[0] < whole[1] - plain[1]
 
 
+def test_strength_asks_for_folds_but_not_for_the_grain_of_even_tissue():
+    signs = np.sign(np.random.default_rng(0).normal(size=(4, 64, 64, 1))).astype(np.float32)
+    even = np.full_like(signs, 0.5)
+
+    def slope(contrast):
+        """What the weight of the finest strength adds for each unit of contrast that is lost."""
+        errors = [float(modules.pyramid_error(even + contrast * signs, even, weight)) for weight in (0.0, 1.0)]
+        return (errors[1] - errors[0]) / contrast
+
+    assert 0 < slope(0.01) < slope(0.1) / 4 < slope(0.3) / 4
+
+
 def test_squared_error_is_that_of_the_paper():
     images = some_images()
     assert float(modules.squared_error(images, images - 0.2)) == pytest.approx(0.04 / modules.SLICE_VARIANCE, rel=1e-5)
@@ -163,13 +175,15 @@ def test_squared_error_is_that_of_the_paper():
 
 @pytest.mark.parametrize("loss", modules.RECONSTRUCTION_ERRORS)
 def test_a_vqvae_trains_by_the_loss_it_was_given_and_keeps_it_when_saved(loss, tmp_path):
-    images, vqvae = some_images(), small_vqvae(loss=loss)
+    images, vqvae = some_images(), small_vqvae(loss=loss, detail_weight=3.0)
+    options = {"detail_weight": 3.0} if loss == "pyramid" else {}
     terms = vqvae.losses_of(images)[0]
     unclipped = vqvae.decoder(vqvae.quantizer.embed(vqvae.encode(images)))
-    expected = modules.RECONSTRUCTION_ERRORS[loss](images, unclipped)
+    expected = modules.RECONSTRUCTION_ERRORS[loss](images, unclipped, **options)
     assert float(terms["reconstruction"]) == pytest.approx(float(expected), rel=1e-5)
     save_model(vqvae, tmp_path / "vqvae.keras")
-    assert keras.saving.load_model(tmp_path / "vqvae.keras").settings["loss"] == loss
+    assert keras.saving.load_model(tmp_path / "vqvae.keras").settings == vqvae.settings
+    assert vqvae.settings["loss"] == loss and vqvae.settings["detail_weight"] == 3.0
 
 
 def test_models_can_be_called_in_bfloat16():
