@@ -339,8 +339,8 @@ def prepare(tf, key, flags, changes):
     if key.stage == "prior":
         base = key._replace(stage="vqvae", factor="base", variant="base")
         source, old = open_run(str(row_folder(base, flags)), stage="vqvae")
-        config = old | train.PRESETS["study"] | {"source": str(source), "stages": {"vqvae": "finished",
-                                                                                 "prior": "wanted"}}
+        config = train.COMMON | old | train.PRESETS["study"] | {
+            "source": str(source), "stages": {"vqvae": "finished", "prior": "wanted"}}
     config["image_size"] = list(config["image_size"])
     import dataset
 
