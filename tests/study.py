@@ -352,19 +352,21 @@ def prepare(tf, key, flags, changes):
     return config, slices, parts, box, models
 
 
+def base_steps(flags, data, seed):
+    """For each stage the steps that the base took."""
+    return {row["stage"]: int(row["steps"]) for row in read_rows(Path(flags.out).absolute())
+            if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, data, str(seed), "base")}
+
+
 def base_of(tf, key, flags):
-    """For each stage of a row the steps that its base took, and a call that takes one of them."""
-    rows = [row for row in read_rows(Path(flags.out).absolute())
-            if (row["base"], row["data"], row["seed"], row["variant"]) == (key.base, key.data, str(key.seed), "base")]
-    if key.variant == "base":
+    """The steps that the base took in the stage of a row, and a call that takes one of them; {} without."""
+    steps = base_steps(flags, key.data, key.seed)
+    if key.variant == "base" or key.stage not in steps:
         return {}
     config, _, _, box, models = prepare(tf, key, flags, {})
-    calls = train.stage_steps(tf, config, *models, box)
-    base = {row["stage"]: (int(row["steps"]), calls[row["stage"]]) for row in rows
-            if key.stage == row["stage"] or key.stage.startswith("both")}
-    for _, call in base.values():
-        call()  # traced now, before the patch of the variant
-    return base
+    call = train.stage_steps(tf, config, *models, box)[key.stage]
+    call()  # traced now, before the patch of the variant
+    return {key.stage: (steps[key.stage], call)}
 
 
 def steps_of(call, base, seconds):
@@ -382,8 +384,9 @@ def train_variant(tf, key, flags, folder, changes, base):
     config, slices, parts, box, models = prepare(tf, key, flags, changes)
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
-    for name in stages:
-        config[f"{name}_steps"] = steps_of(calls[name], base.get(name), flags.seconds)
+    for name in stages:  # more people make no step dearer
+        config[f"{name}_steps"] = (base_steps(flags, "brains", 0)[name] if key.factor == "people"
+                                   else steps_of(calls[name], base.get(name), flags.seconds))
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
@@ -567,7 +570,7 @@ def main():
     parser.add_argument("--data", default="../shared/data/brains", help="folder of real slices")
     parser.add_argument("--out", default=str(REPOSITORY / "ReducedResults" / "study.csv"))
     parser.add_argument("--runs", default="runs/study", help="where the trained variants are kept")
-    parser.add_argument("--seconds", type=float, default=120, help="of training, a variant and data set")
+    parser.add_argument("--seconds", type=float, default=120, help="of training, a base and data set")
     parser.add_argument("--seeds", type=int, default=1, help="each with its own split of people")
     parser.add_argument("--only", nargs="+", help="the rows whose factor or variant has one of these names, and bases")
     parser.add_argument("--datasets", nargs="+", default=["brains", "demo"])
