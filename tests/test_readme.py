@@ -94,6 +94,10 @@ NOT_RUN = {
     "python tests/benchmark.py --run brains --only quality --codebooks gradient": "half an hour, for its numbers alone",
     "python tests/peer.py --run brains --codebook ema --out ReducedResults/peer.csv --figure ReducedResults/peer.png":
         "half an hour: it trains the peer",
+    "python train.py --data ../shared/data/brains --run brains_1297 --stage vqvae --vqvae-steps 1297 "
+    "--precision mixed_bfloat16": "six minutes: it trains for the row of equal steps",
+    "python tests/peer.py --run brains_1297 --equal steps --split test --codebook ema "
+    "--state runs/brains/peer_ema.npz --out ReducedResults/peer.csv": "it needs the peer of the command before",
     "python tests/lesions.py --run brains --heal --out ReducedResults/lesions.csv --examples lesions":
         "a quarter of an hour, on real slices",
     "python tests/faults.py --kills 30 --out ReducedResults/reliability.json": "test_slow.py kills in its place",
