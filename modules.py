@@ -15,7 +15,7 @@ from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
 PYRAMID_BANDS = 3
-COARSE_STRENGTH_WEIGHT = 0.5  # of the bands whose detail the codes can hold; the finest has its own weight
+COARSE_STRENGTH_WEIGHT = 0.5  # of the bands whose detail the codes can hold; the finest has detail_weight
 STRENGTH_FLOOR = 3e-3  # power: asked for the grain of even tissue, which is far below, a decoder draws a grid
 SLICE_VARIANCE = 0.11  # of the intensities in the box that holds the brains
 LOG_2 = 0.6931471805599453
@@ -274,8 +274,9 @@ def pyramid_error(images, reconstructions, detail_weight=4.0):
     """Mean absolute error, plus that of each band of a Laplacian pyramid, plus that of each band's strength.
 
     Both (B, H, W, 1) float32. The bands (Burt & Adelson 1983) make edges and folds count, which the plain
-    error trades for smoothness. Their local strength, the root mean square over about 3x3 places, makes detail
-    count where its place is lost: without it the best guess at texture that the codes cannot hold is a blur.
+    error trades for smoothness. Their local strength, the root mean square over about 3x3 places and a floor,
+    makes detail count where its place is lost: without it the best guess at texture that the codes cannot hold is
+    a blur.
     ``detail_weight`` is the weight of the finest band's strength, which codes hold least of.
     """
     error = ops.mean(ops.abs(images - reconstructions))

@@ -143,9 +143,9 @@ def parse_flags(argv):
     group.add_argument("--loss", choices=("pyramid", "squared"),
                        help="reconstruction error: pyramid keeps edges and detail; squared is the paper's (default "
                             "pyramid; paper squared)")
-    group.add_argument("--detail-weight", type=number(float, 0), metavar="WEIGHT",
-                       help="of the strength of the finest detail in the pyramid error: more makes crisper folds, and "
-                            f"grain where the training is short {by_preset('detail_weight')}")
+    group.add_argument("--detail-weight", type=number(float, 0, 1000), metavar="WEIGHT",
+                       help="of the strength of the finest detail in the pyramid error, which alone has it: more makes "
+                            f"crisper folds, and grain where the training is short {by_preset('detail_weight')}")
     group.add_argument("--vqvae-width", type=number(int, 8, 2048), metavar="C",
                        help=f"channels at 1/4 resolution {by_preset('vqvae_width')}")
     group.add_argument("--residual-blocks", type=number(int, 0, 64), metavar="N",
@@ -246,7 +246,11 @@ def resumed_config(flags, stage, source_name, run):
     folder = run_folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no run at {folder}: start one with python train.py --run {name}")
-    return folder, COMMON | read_config(folder) | changed
+    config = read_config(folder)
+    if "detail_weight" not in config and config["stages"]["vqvae"] == "wanted":
+        raise UserError(f"{folder} was begun by an earlier version, with another loss: finish it with that version, or "
+                        "start anew with another --run")
+    return folder, COMMON | config | changed
 
 
 def refuse_taken(folder):

@@ -357,7 +357,7 @@ CONFIG_OPTIONS = {  # those that older runs may lack
         "metadata", "subject_pattern", "source")},
     "learning_rate": ("a number over 0", _number(1e-12)),
     "commitment_cost": ("a number from 0", _number(0)),
-    "detail_weight": ("a number from 0", _number(0)),
+    "detail_weight": ("a number from 0 to 1000", _number(0, 1000)),
     "checkpoint_minutes": ("a number from 0", _number(0)),
     "augment": ("a number from 0 to 1", _number(0, 1)),
     "prior_dropout": ("a number from 0 to 0.9", _number(0, 0.9)),

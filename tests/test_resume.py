@@ -280,6 +280,15 @@ def test_an_edited_config_is_one_sentence(changes, sentence, stopped):
         assert "\n" not in str(error.value)
 
 
+def test_a_run_that_was_begun_with_another_loss_is_not_gone_on_with(stopped):
+    config = json.loads((stopped / "config.json").read_text())
+    config["stages"]["vqvae"] = "wanted"
+    del config["detail_weight"]
+    (stopped / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="another loss"):
+        train.main(["--resume", str(stopped)])
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"seed": 0}'])
 def test_a_config_that_is_none_is_one_sentence(content, stopped):
     (stopped / "config.json").write_text(content)
