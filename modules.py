@@ -14,8 +14,7 @@ import tensorflow_probability as tfp
 from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
-PYRAMID_BANDS = 3
-COARSE_STRENGTH_WEIGHT = 0.5  # of the bands whose detail the codes can hold; the finest has detail_weight
+COARSE_STRENGTH_WEIGHTS = (0.5, 0.5)  # of the bands whose detail the codes can hold; the finest has detail_weight
 STRENGTH_FLOOR = 3e-3  # power: asked for the grain of even tissue, which is far below, a decoder draws a grid
 SLICE_VARIANCE = 0.11  # of the intensities in the box that holds the brains
 LOG_2 = 0.6931471805599453
@@ -281,7 +280,7 @@ def pyramid_error(images, reconstructions, detail_weight=4.0):
     """
     error = ops.mean(ops.abs(images - reconstructions))
     pair = images, reconstructions
-    for strength_weight in (detail_weight, *[COARSE_STRENGTH_WEIGHT] * (PYRAMID_BANDS - 1)):
+    for strength_weight in (detail_weight, *COARSE_STRENGTH_WEIGHTS):
         coarse = [ops.average_pool(x, 2, 2) for x in pair]
         bands = [space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4): each
         error += ops.mean(ops.abs(bands[0] - bands[1]))                                    # pixel - its block's mean

@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).parent.parent
 BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
 BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
             prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
-            precision="float32")  # the vertical stack as wide, and as_the_base_was()
+            detail_weight=0.5, precision="float32")  # the vertical stack as wide, and as_the_base_was()
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
 COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
@@ -64,21 +64,25 @@ def no_revival():
     modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
 
 
-def strength(finest, coarse, floor=1e-5):
-    """Patch: other weights of the strength of the bands in the loss, the finest first, and another floor."""
+def coarse_strength(weight):
+    """Patch: another weight of the strength of the coarser bands in the loss."""
     import modules
 
-    plain = modules.pyramid_error
-    modules.COARSE_STRENGTH_WEIGHT, modules.STRENGTH_FLOOR = coarse, floor
-    modules.RECONSTRUCTION_ERRORS["pyramid"] = lambda images, reconstructions, detail_weight: plain(
-        images, reconstructions, finest)
+    modules.COARSE_STRENGTH_WEIGHTS = (weight, weight)
+
+
+def strength_floor(power):
+    """Patch: another floor under the strength of the bands in the loss."""
+    import modules
+
+    modules.STRENGTH_FLOOR = power
 
 
 def as_the_base_was():
-    """Patch: the second base weighed all bands alike, with no floor, and its stage 1 saw slices rotated and scaled."""
+    """Patch: the second base had no floor, but what the root needs, and its stage 1 saw slices rotated and scaled."""
     import dataset
 
-    strength(0.5, 0.5)
+    strength_floor(1e-5)
     dataset.in_whole_pixels = lambda parameters, box: parameters
 
 
@@ -282,13 +286,12 @@ def variants():
     return [
         vqvae("base", "base"),
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
-        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(strength, weight, weight),
-                augment=0.0) for weight in (1.0, 2.0)],
-        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", partial(strength, 2.0, 0.5),
-              augment=0.0),
-        vqvae("strength of bands", "weight 2.0 on the finest", partial(strength, 2.0, 0.5)),
-        vqvae("strength of bands", "weight 4.0 on the finest, over a floor",
-              partial(strength, 4.0, 0.5, floor=3e-3)),
+        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(coarse_strength, weight),
+                detail_weight=weight, augment=0.0) for weight in (1.0, 2.0)],
+        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", detail_weight=2.0, augment=0.0),
+        vqvae("strength of bands", "weight 2.0 on the finest", detail_weight=2.0),
+        vqvae("strength of bands", "weight 4.0 on the finest, over a floor", partial(strength_floor, 3e-3),
+              detail_weight=4.0),
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
@@ -339,7 +342,7 @@ def prepare(tf, key, flags, changes):
     if key.stage == "prior":
         base = key._replace(stage="vqvae", factor="base", variant="base")
         source, old = open_run(str(row_folder(base, flags)), stage="vqvae")
-        config = train.COMMON | old | train.PRESETS["study"] | {
+        config = old | train.PRESETS["study"] | {
             "source": str(source), "stages": {"vqvae": "finished", "prior": "wanted"}}
     config["image_size"] = list(config["image_size"])
     import dataset
@@ -352,21 +355,26 @@ def prepare(tf, key, flags, changes):
     return config, slices, parts, box, models
 
 
+def base_rows(rows, data, seed):
+    """Those of the base."""
+    return [row for row in rows
+            if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, data, str(seed), "base")]
+
+
 def base_steps(flags, data, seed):
     """For each stage the steps that the base took."""
-    return {row["stage"]: int(row["steps"]) for row in read_rows(Path(flags.out).absolute())
-            if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, data, str(seed), "base")}
+    return {row["stage"]: int(row["steps"]) for row in base_rows(read_rows(Path(flags.out).absolute()), data, seed)}
 
 
 def base_of(tf, key, flags):
-    """The steps that the base took in the stage of a row, and a call that takes one of them; {} without."""
+    """The steps that the base took in the stage of a row, and a call that takes one of them; None without."""
     steps = base_steps(flags, key.data, key.seed)
     if key.variant == "base" or key.stage not in steps:
-        return {}
+        return None
     config, _, _, box, models = prepare(tf, key, flags, {})
     call = train.stage_steps(tf, config, *models, box)[key.stage]
     call()  # traced now, before the patch of the variant
-    return {key.stage: (steps[key.stage], call)}
+    return steps[key.stage], call
 
 
 def steps_of(call, base, seconds):
@@ -384,9 +392,9 @@ def train_variant(tf, key, flags, folder, changes, base):
     config, slices, parts, box, models = prepare(tf, key, flags, changes)
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
-    for name in stages:  # more people make no step dearer
+    for name in stages:  # more people make no step dearer: all of them take the steps of the base on real slices
         config[f"{name}_steps"] = (base_steps(flags, "brains", 0)[name] if key.factor == "people"
-                                   else steps_of(calls[name], base.get(name), flags.seconds))
+                                   else steps_of(calls[name], base, flags.seconds))
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
@@ -451,7 +459,7 @@ def make_row(key, flags):
     tf = start_tensorflow()
     remember_images()
     as_the_base_was()
-    base = base_of(tf, key, flags) if stage != "sampling" else {}
+    base = base_of(tf, key, flags)
     if patch:
         patch()
     folder = row_folder(key, flags)
@@ -520,9 +528,8 @@ def people_figure(path, rows):
              "diversity / null": over("diversity", "diversity_null")}
 
     real_base = {}
-    for row in rows:
-        if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, "brains", "0", "base"):
-            real_base |= {name: value for name, value in row.items() if value}
+    for row in base_rows(rows, "brains", 0):
+        real_base |= {name: value for name, value in row.items() if value}
 
     def draw(axes):
         for place, (title, value) in zip(axes.flat, shown.items(), strict=True):
