@@ -28,10 +28,12 @@ import train
 from utils import Team, open_run, save_json, start_tensorflow, whole_file
 
 REPOSITORY = Path(__file__).parent.parent
-BASE_NAME = "second"  # the first trained on slices sampled bilinearly and did not compare the strength of bands
-BASE = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
-            prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
-            detail_weight=0.5, precision="float32")  # the vertical stack as wide, and as_the_base_was()
+SECOND = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
+              prior_width=96, batch_size=8, evaluations=3, slice_limit=None, demo_people=100, detail_weight=0.5,
+              precision="float32")  # the vertical stack as wide, and as_the_second_was()
+BASES = {  # the first trained on slices sampled bilinearly and did not compare the strength of bands
+    "second": SECOND,
+    "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0)}  # what the presets are now, at this size
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
 COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
@@ -57,32 +59,12 @@ def normalised_codes():
     modules.Encoder = Sphere
 
 
-def no_revival():
-    """Patch: codes that die stay dead."""
-    import modules
-
-    modules.VectorQuantizer.__init__.__defaults__ = (128, 16, True, 0.99, 0.0)
-
-
-def coarse_strength(weight):
-    """Patch: another weight of the strength of the coarser bands in the loss."""
-    import modules
-
-    modules.COARSE_STRENGTH_WEIGHTS = (weight, weight)
-
-
-def strength_floor(power):
-    """Patch: another floor under the strength of the bands in the loss."""
-    import modules
-
-    modules.STRENGTH_FLOOR = power
-
-
-def as_the_base_was():
+def as_the_second_was():
     """Patch: the second base had no floor, but what the root needs, and its stage 1 saw slices rotated and scaled."""
     import dataset
+    import modules
 
-    strength_floor(1e-5)
+    modules.STRENGTH_FLOOR = 1e-5
     dataset.in_whole_pixels = lambda parameters, box: parameters
 
 
@@ -114,22 +96,6 @@ def replace_prior(variant):
     modules.GatedPixelCNN = variant
 
 
-def corrupted(share):
-    """Patch: a share of the codes that the prior sees in training is replaced by random ones."""
-    import tensorflow as tf
-
-    import modules
-
-    class Corrupted(modules.GatedPixelCNN):
-        def call(self, codes, label, position, augmentation=None, seed=None):
-            if seed is not None:
-                others = tf.random.stateless_uniform(tf.shape(codes), seed + 700, 0, self.num_codes, tf.int32)
-                codes = tf.where(tf.random.stateless_uniform(tf.shape(codes), seed + 701) < share, others, codes)
-            return super().call(codes, label, position, augmentation, seed)
-
-    replace_prior(Corrupted)
-
-
 def full_pass_prior():
     """The prior, sampled by one full pass per code: for variants that the cached sampler does not know."""
     import tensorflow as tf
@@ -149,45 +115,6 @@ def full_pass_prior():
             return codes, total
 
     return FullPass
-
-
-def attention():
-    """Patch: one causal attention layer of 4 heads after half of the gated layers, on the horizontal stack."""
-    import tensorflow as tf
-    from keras import ops
-
-    class Attending(full_pass_prior()):
-        def build(self, shape=None):
-            if not self.built:
-                def weight(name, shape, initializer="glorot_uniform"):
-                    return self.add_weight(name=name, shape=shape, initializer=initializer)
-
-                self.attention_in = weight("attention_in", (self.width, 3 * self.width))
-                self.attention_out = weight("attention_out", (self.width, self.width), "zeros")
-            super().build(shape)
-
-        def attend(self, x):
-            (h, w), width, heads = self.grid, self.width, 4
-            merged = ops.matmul(ops.reshape(x, (-1, h * w, width)), ops.cast(self.attention_in, x.dtype))
-            query, key, value = (ops.transpose(ops.reshape(part, (-1, h * w, heads, width // heads)), (0, 2, 1, 3))
-                                 for part in ops.split(merged, 3, axis=-1))  # (B, heads, h w, C / heads)
-            scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32") / (width // heads) ** 0.5
-            scores += -1e9 * (1 - tf.linalg.band_part(tf.ones((h * w, h * w)), -1, 0))  # the shift made it causal
-            seen = ops.matmul(ops.cast(ops.softmax(scores), x.dtype), value)
-            seen = ops.reshape(ops.transpose(seen, (0, 2, 1, 3)), (-1, h, w, width))
-            return x + ops.matmul(seen, ops.cast(self.attention_out, x.dtype))
-
-        def logits(self, cells, condition, seed=None):
-            middle = self.stack[len(self.stack) // 2]
-            plain = type(middle).call
-
-            def call(vertical, horizontal, condition, seed=None):
-                return plain(middle, vertical, self.attend(horizontal), condition, seed)
-
-            middle.call = call
-            return super().logits(cells, condition, seed)
-
-    replace_prior(Attending)
 
 
 def kernel_5():
@@ -272,61 +199,52 @@ def only_people(count):
 
 
 def variants():
-    """(stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
-    def vqvae(factor, variant, patch=None, **changes):
-        return "vqvae", factor, variant, changes, patch
-
-    def prior(factor, variant, patch=None, **changes):
-        return "prior", factor, variant, changes, patch
+    """(base, stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
+    def on(base, stage):
+        return lambda factor, variant, patch=None, **changes: (base, stage, factor, variant, changes, patch)
 
     def people(data, counts, **changes):
-        return [(f"both, {data}", "people", f"{count} people", changes, partial(only_people, count))
+        return [on("second", f"both, {data}")("people", f"{count} people", partial(only_people, count), **changes)
                 for count in counts]
 
-    return [
+    vqvae, prior = on("second", "vqvae"), on("second", "prior")
+    second = [
         vqvae("base", "base"),
         *[vqvae("augmentation", f"{share:.0%}", augment=share) for share in (0.0, 0.5)],
-        *[vqvae("strength of bands", f"weight {weight}, no slice augmented", partial(coarse_strength, weight),
-                detail_weight=weight, augment=0.0) for weight in (1.0, 2.0)],
-        vqvae("strength of bands", "weight 2.0 on the finest, no slice augmented", detail_weight=2.0, augment=0.0),
-        vqvae("strength of bands", "weight 2.0 on the finest", detail_weight=2.0),
-        vqvae("strength of bands", "weight 4.0 on the finest, over a floor", partial(strength_floor, 3e-3),
-              detail_weight=4.0),
         prior("base", "base"),
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
         *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
         *[prior("vertical stack", f"{width // 2} channels, horizontal {width}", prior_width=width,
                 prior_vertical_width=width // 2) for width in (96, 64)],
-        *[prior("dropout", f"{rate:.0%} of channels", prior_dropout=rate) for rate in (0.0, 0.25)],
         *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
         vqvae("downsample", "4 pixels per code, K = 16", downsample=4, num_codes=16),
         *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
         *[vqvae("depth", f"{blocks} residual blocks", residual_blocks=blocks) for blocks in (1, 4)],
         *[vqvae("code dimension", f"D = {dim}", code_dim=dim) for dim in (8, 64)],
-        *[vqvae("normalised codes", f"D = {dim}", normalised_codes, code_dim=dim) for dim in (8, 16, 64)],
         vqvae("codebook training", "gradients", gradient_codebook=True),
-        vqvae("revival", "off", no_revival),
-        prior("attention", "one causal layer of 4 heads", attention),
-        prior("kernel", "5 columns instead of 3", kernel_5),
+        *people("brains", (10, 20, 40)),  # of 49, whom the base has
+        *people("demo", (50, 200, 800), demo_people=1200),
+    ]
+    vqvae, prior, sampling = on("third", "vqvae"), on("third", "prior"), on("third", "sampling")
+    return second + [
+        vqvae("base", "base"),
+        prior("base", "base"),
+        *[vqvae("detail weight", f"{weight}", detail_weight=weight) for weight in (4.0, 2.0)],
+        *[vqvae("normalised codes", f"D = {dim}", normalised_codes, code_dim=dim) for dim in (8, 64)],
+        vqvae("decoder", "1.5 times as wide", wide_decoder),
+        *[vqvae("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
+        *[prior("dropout", f"{rate:.0%} of channels", prior_dropout=rate) for rate in (0.0, 0.25)],
+        *[prior("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
         *[prior("depth", f"{count} layers", prior_layers=count) for count in (6, 14)],
         prior("receptive field", "does not cover the grid: 6 layers, no dilation", undilated, prior_layers=6),
-        prior("code corruption", "5 %", partial(corrupted, 0.05)),
         prior("conditions", "no label, no position", unconditional),
         prior("conditions", "augmentation not told", untold_augmentation),
         prior("learnt positions", "none", no_grid_embedding),
-        vqvae("decoder", "1.5 times as wide", wide_decoder),
-        *[vqvae("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
-        *[prior("learning rate", f"{rate}", learning_rate=rate) for rate in (4e-3, 1e-3)],
-        *[("sampling", "temperature", f"{value}", {"temperature": value}, None) for value in (0.8, 0.9, 0.95, 1.05)],
-        *[("sampling", "top-k", f"{value}", {"top_k": value}, None) for value in (16, 64)],
-        *[("sampling", "top-p", f"{value}", {"top_p": value}, None) for value in (0.9, 0.97, 0.99)],
-        *people("brains", (10, 20, 40)),  # of 49, whom the base has
-        *people("demo", (50, 200, 800), demo_people=1200),
-        *[vqvae("codebook size", f"K = {k}", num_codes=k) for k in (32, 128, 2048)],  # from here on
-        vqvae("loss", "squared", loss="squared"),  # measured on the first base
-        *[prior("augmentation", "none: fixed codes" if share == 0 else f"{share:.0%}", augment=share)
-          for share in (0.0, 0.5, 1.0)],
+        prior("kernel", "5 columns instead of 3", kernel_5),
+        *[sampling("temperature", f"{value}", temperature=value) for value in (0.8, 0.9, 0.95, 1.05)],
+        *[sampling("top-k", f"{value}", top_k=value) for value in (16, 64)],
+        *[sampling("top-p", f"{value}", top_p=value) for value in (0.9, 0.97, 0.99)],
     ]
 
 
@@ -335,7 +253,7 @@ def variants():
 
 def prepare(tf, key, flags, changes):
     """The config of one variant, its slices and parts, crop box, and models."""
-    train.PRESETS["study"] = BASE | {"vqvae_steps": 1, "prior_steps": 1} | changes
+    train.PRESETS["study"] = BASES[key.base] | {"vqvae_steps": 1, "prior_steps": 1} | changes
     config = train.COMMON | train.PRESETS["study"] | {
         "seed": key.seed, "preset": "study", "source": None, "data": None if key.data == "demo" else flags.data,
         "stages": dict.fromkeys(("vqvae", "prior"), "wanted"), "finished": False}
@@ -355,20 +273,21 @@ def prepare(tf, key, flags, changes):
     return config, slices, parts, box, models
 
 
-def base_rows(rows, data, seed):
-    """Those of the base."""
+def base_rows(rows, base, data, seed):
+    """Those of a base."""
     return [row for row in rows
-            if (row["base"], row["data"], row["seed"], row["variant"]) == (BASE_NAME, data, str(seed), "base")]
+            if (row["base"], row["data"], row["seed"], row["variant"]) == (base, data, str(seed), "base")]
 
 
-def base_steps(flags, data, seed):
+def base_steps(flags, base, data, seed):
     """For each stage the steps that the base took."""
-    return {row["stage"]: int(row["steps"]) for row in base_rows(read_rows(Path(flags.out).absolute()), data, seed)}
+    rows = base_rows(read_rows(Path(flags.out).absolute()), base, data, seed)
+    return {row["stage"]: int(row["steps"]) for row in rows}
 
 
 def base_of(tf, key, flags):
     """The steps that the base took in the stage of a row, and a call that takes one of them; None without."""
-    steps = base_steps(flags, key.data, key.seed)
+    steps = base_steps(flags, key.base, key.data, key.seed)
     if key.variant == "base" or key.stage not in steps:
         return None
     config, _, _, box, models = prepare(tf, key, flags, {})
@@ -393,7 +312,7 @@ def train_variant(tf, key, flags, folder, changes, base):
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
     for name in stages:  # more people make no step dearer: all of them take the steps of the base on real slices
-        config[f"{name}_steps"] = (base_steps(flags, "brains", 0)[name] if key.factor == "people"
+        config[f"{name}_steps"] = (base_steps(flags, key.base, "brains", 0)[name] if key.factor == "people"
                                    else steps_of(calls[name], base, flags.seconds))
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
@@ -455,10 +374,11 @@ def measure_prior(flags, folder, **sampling):
 def make_row(key, flags):
     """Train and measure one row in this process."""
     stage = key.stage
-    changes, patch = next(found[3:] for found in variants() if found[:3] == key[3:])
+    changes, patch = next(found[4:] for found in variants() if found[:4] == (key.base, *key[3:]))
     tf = start_tensorflow()
     remember_images()
-    as_the_base_was()
+    if key.base == "second":
+        as_the_second_was()
     base = base_of(tf, key, flags)
     if patch:
         patch()
@@ -528,7 +448,7 @@ def people_figure(path, rows):
              "diversity / null": over("diversity", "diversity_null")}
 
     real_base = {}
-    for row in base_rows(rows, "brains", 0):
+    for row in base_rows(rows, "second", "brains", 0):
         real_base |= {name: value for name, value in row.items() if value}
 
     def draw(axes):
@@ -593,14 +513,14 @@ def main():
         print(json.dumps(make_row(key, flags)))
         return
     out = Path(flags.out).absolute()
-    for stage, factor, variant, _, _ in variants():
+    for base, stage, factor, variant, _, _ in variants():
         if flags.only and variant != "base" and not {factor, variant} & set(flags.only):
             continue
         for seed in range(flags.seeds):
             for data in flags.datasets:
                 if stage.startswith("both") and data not in stage:
                     continue
-                key = Key(BASE_NAME, data, seed, stage, factor, variant)
+                key = Key(base, data, seed, stage, factor, variant)
                 if any(tuple(row[name] for name in Key._fields) == tuple(map(str, key)) for row in read_rows(out)):
                     continue
                 command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(key)]
