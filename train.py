@@ -136,7 +136,7 @@ def parse_flags(argv):
                        help=f"codes in the codebook {by_preset('num_codes')}")
     group.add_argument("--code-dim", type=number(int, 1, 1024), metavar="D",
                        help=f"dimension of a code {by_preset('code_dim')}")
-    group.add_argument("--commitment-cost", type=number(float, 0), metavar="β",
+    group.add_argument("--commitment-cost", type=number(float, 0, 1000), metavar="β",
                        help="how firmly the encoder is held to its codes (default 0.25)")
     group.add_argument("--gradient-codebook", action="store_true", **suppress,
                        help="train the codebook by gradients, not by moving averages")
@@ -217,6 +217,8 @@ def resolve_config(flags):
     else:
         preset = flags.get("preset", "default" if "data" in flags else "demo")
         config = {**COMMON, **PRESETS[preset], **flags, "preset": preset, "source": None}
+        if "detail_weight" in flags and config["loss"] != "pyramid":
+            raise UserError("--detail-weight is of the pyramid error: leave it out, or choose --loss pyramid")
         config.setdefault("data", None)
         if config["data"] is not None:
             check_folder(config["data"])

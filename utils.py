@@ -356,7 +356,7 @@ CONFIG_OPTIONS = {  # those that older runs may lack
     **{name: ("text or null", _or_none(lambda value: isinstance(value, str))) for name in (
         "metadata", "subject_pattern", "source")},
     "learning_rate": ("a number over 0", _number(1e-12)),
-    "commitment_cost": ("a number from 0", _number(0)),
+    "commitment_cost": ("a number from 0 to 1000", _number(0, 1000)),
     "detail_weight": ("a number from 0 to 1000", _number(0, 1000)),
     "checkpoint_minutes": ("a number from 0", _number(0)),
     "augment": ("a number from 0 to 1", _number(0, 1)),

@@ -173,6 +173,8 @@ def test_reconstructions_of_any_size_come_back_in_the_frame(finished_run, tmp_pa
     (["--data", "mixed"], "differ in size"),
     (["--num-codes", "0"], "--num-codes"),
     (["--learning-rate", "nan"], "--learning-rate"),
+    (["--commitment-cost", "inf"], "--commitment-cost"),
+    (["--data", "mixed", "--loss", "squared", "--detail-weight", "2"], "--detail-weight is of the pyramid"),
     (["--stage", "prior"], "needs --run"),
     (["--stage", "prior", "--run", "nothing"], "no run at"),
     (["--vqvae", "nothing"], "no run at"),
