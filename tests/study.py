@@ -128,7 +128,7 @@ def kernel_5():
     def build(self, shape):
         plain(self, shape)
         self.vertical_kernel.trainable = self.horizontal_kernel.trainable = False  # these take their places
-        self.vertical_kernel = self.add_weight(name="vertical_5", shape=(3, 5, self.width, 2 * self.width))
+        self.vertical_kernel = self.add_weight(name="vertical_5", shape=(3, 5, shape[-1], 2 * self.vertical_width))
         self.horizontal_kernel = self.add_weight(name="horizontal_5", shape=(1, 3, self.width, 2 * self.width))
 
     def call(self, vertical, horizontal, condition, seed=None):
