@@ -174,9 +174,13 @@ def train_variant(tf, key, flags, folder, changes, base):
     config, slices, parts, box, models = prepare(tf, key, flags, changes)
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
-    for name in stages:  # more people make no step dearer: all of them take the steps of the base on real slices
-        config[f"{name}_steps"] = (base_steps(flags, key.base, "brains", 0)[name] if key.factor == "people"
-                                   else steps_of(calls[name], base, flags.seconds))
+    known = {}
+    if key.factor == "people":  # more of them make no step dearer: as many as the base on real slices
+        known = base_steps(flags, key.base, "brains", 0)
+    elif key.variant == "base":  # nor does another split
+        known = base_steps(flags, key.base, key.data, 0)
+    for name in stages:
+        config[f"{name}_steps"] = known.get(name) or steps_of(calls[name], base, flags.seconds)
     folder.mkdir(parents=True)
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
