@@ -2,9 +2,10 @@
 
     python tests/study.py --data ../shared/data/brains
 
-Every variant is trained for the same time at 128x120 pixels on the slices of --data and on the demo cohort:
-the base for --seconds, a variant for the base's steps times the ratio of their seconds per step, measured in
-turns, for a machine's speed varies more than that from minute to minute. Each is trained in a process of its
+Every variant is trained for the same time at 128x120 pixels on the slices of --data, or with --datasets on the
+demo cohort: the base for --seconds, a variant for the base's steps times the ratio of their seconds per step,
+measured in turns, for a machine's speed varies more than that from minute to minute; any number of people takes
+the base's steps, on the data set that its rows are for. Each is trained in a process of its
 own and measured on validation people by evaluate.py's own functions. Its row goes to --out at once, and is
 committed there with --commit; rows that are there already are skipped, so a study that was stopped goes on
 where it was. Variants of the prior start from copies of the base's VQ-VAE. A variant that lost and needed code
@@ -33,7 +34,7 @@ SECOND = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64,
               precision="float32")  # the vertical stack as wide, and as_the_second_was()
 BASES = {  # the first trained on slices sampled bilinearly and did not compare the strength of bands
     "second": SECOND,
-    "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0)}  # what the presets are now, at this size
+    "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0)}  # as the presets are, for so short a time
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
 COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
            "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
@@ -367,7 +368,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=120, help="of training, a base and data set")
     parser.add_argument("--seeds", type=int, default=1, help="each with its own split of people")
     parser.add_argument("--only", nargs="+", help="the rows whose factor or variant has one of these names, and bases")
-    parser.add_argument("--datasets", nargs="+", default=["brains", "demo"])
+    parser.add_argument("--datasets", nargs="+", default=["brains"], choices=["brains", "demo"])
     parser.add_argument("--commit", action="store_true", help="commit each row")
     parser.add_argument("--figure", metavar="PNG", help="draw what the rows say of numbers of people, and stop")
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -384,9 +385,7 @@ def main():
         if flags.only and variant != "base" and not {factor, variant} & set(flags.only):
             continue
         for seed in range(flags.seeds):
-            for data in flags.datasets:
-                if stage.startswith("both") and data not in stage:
-                    continue
+            for data in stage.split(", ")[1:] or flags.datasets:
                 key = Key(base, data, seed, stage, factor, variant)
                 if any(tuple(row[name] for name in Key._fields) == tuple(map(str, key)) for row in read_rows(out)):
                     continue
