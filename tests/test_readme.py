@@ -92,7 +92,7 @@ NOT_RUN = {
     "python dataset.py --demo demo1200 --people 1200 --image-size 120 128": "a quarter of an hour: 24,000 slices",
     "python train.py --data demo1200 --preset demo --run demo800 --augment 0 --prior-dropout 0 --prior-steps 4000":
         "it trains for half an hour, on that cohort",
-    "python evaluate.py --run demo800 --split test": "it needs the run of the command before",
+    "python evaluate.py --run demo800 --split test --quick": "it needs the run of the command before",
     "python tests/benchmark.py --run brains --rounds 2 --only machine stage1 stage2 sampling profile startup growth "
     "data": "half an hour, for its numbers alone",
     "python tests/benchmark.py --run brains --only quality --codebooks gradient": "half an hour, for its numbers alone",
