@@ -5,11 +5,11 @@
 Every variant is trained for the same time at 128x120 pixels on the slices of --data, or with --datasets on the
 demo cohort: the base for --seconds, a variant for the base's steps times the ratio of their seconds per step,
 measured in turns, for a machine's speed varies more than that from minute to minute; any number of people takes
-the base's steps, on the data set that its rows are for. Each is trained in a process of its
-own and measured on validation people by evaluate.py's own functions. Its row goes to --out at once, and is
-committed there with --commit; rows that are there already are skipped, so a study that was stopped goes on
-where it was. Variants of the prior start from copies of the base's VQ-VAE. A variant that lost and needed code
-of its own is not here any more: its row names the commit that holds it.
+the base's steps, on the data set that its rows are for. Each is trained in a process of its own and measured on
+validation people by evaluate.py's own functions. Its row goes to --out at once, and is committed there with
+--commit; rows that are there already are skipped, so a study that was stopped goes on where it was. Variants of
+the prior start from copies of the base's VQ-VAE. A variant that lost and needed code of its own is not here any
+more: its row names the commit that holds it.
 """
 
 import argparse
@@ -175,11 +175,8 @@ def train_variant(tf, key, flags, folder, changes, base):
     config, slices, parts, box, models = prepare(tf, key, flags, changes)
     train.describe(config, *models)
     calls = train.stage_steps(tf, config, *models, box)
-    known = {}
-    if key.factor == "people":  # more of them make no step dearer: as many as the base on real slices
-        known = base_steps(flags, key.base, "brains", 0)
-    elif key.variant == "base":  # nor does another split
-        known = base_steps(flags, key.base, key.data, 0)
+    like = {"people": "brains", "base": key.data}.get(key.factor)  # more people or another split: no step is dearer
+    known = base_steps(flags, key.base, like, 0)
     for name in stages:
         config[f"{name}_steps"] = known.get(name) or steps_of(calls[name], base, flags.seconds)
     folder.mkdir(parents=True)
