@@ -1,5 +1,7 @@
 """The two models: a VQ-VAE that turns images into grids of codes, and a gated PixelCNN prior over them.
 
+How they are trained (losses, moving-average codebook, steps) is in training/.
+
 VQ-VAE: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017
 (arXiv:1711.00937). Prior: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders",
 2016 (arXiv:1606.05328). In shape comments B is the batch, (H, W) the image, (h, w) the code grid,
@@ -14,57 +16,20 @@ import tensorflow_probability as tfp
 from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
-COARSE_STRENGTH_WEIGHTS = (0.5, 0.5)  # of the bands whose detail the codes can hold; the finest has detail_weight
-STRENGTH_FLOOR = 3e-3  # power: asked for the grain of even tissue, which is far below, a decoder draws a grid
-SLICE_VARIANCE = 0.11  # of the intensities in the box that holds the brains
 LOG_2 = 0.6931471805599453
 
 registered = keras.saving.register_keras_serializable("brains")
 
 
-# ---- many replicas (tf.distribute): a step of all together is the step of one alone -----------
-
-
-def replicas():
-    """How many copies of the model share a batch; 1 unless a tf.distribute strategy says otherwise."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def mean_over_replicas(values):
-    """Means of the whole batch from means of this replica's part; any structure of tensors."""
-    return tf.distribute.get_replica_context().all_reduce("mean", values) if replicas() > 1 else values
-
-
-def sum_over_replicas(values):
-    """Sums over the whole batch from those over this replica's part; any structure of tensors."""
-    return tf.distribute.get_replica_context().all_reduce("sum", values) if replicas() > 1 else values
-
-
-def whole_batch(x):
-    """This replica's part (B / replicas, …) of a batch -> the whole batch (B, …), on every replica."""
-    if replicas() == 1:
-        return x
-    gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
-    return tf.ensure_shape(gathered, (x.shape[0] * replicas(), *x.shape[1:]))
+# ---- building blocks of both --------------------------------------------------------------------
 
 
 def own_uniforms(shape, seed):
     """Uniforms in [0, 1) for this replica's part of the batch, the same that one replica would draw for all of it."""
-    rows = shape[0]
+    strategy, rows = tf.distribute.get_strategy(), shape[0]
     first = rows * tf.distribute.get_replica_context().replica_id_in_sync_group
-    return tf.random.stateless_uniform((rows * replicas(), *shape[1:]), seed)[first: first + rows]
-
-
-def apply_gradients(model, gradients):
-    """One optimizer step with the gradients of the whole batch.
-
-    Keras clips what each replica gives and then adds up, so each gives its share of the whole, and ``optimizer``
-    clips at the share of the norm: clipping and adding are then those of the whole batch.
-    """
-    if replicas() > 1:
-        dense_gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # those of embeddings are not
-        gradients = [gradient / replicas() for gradient in mean_over_replicas(dense_gradients)]
-    model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    uniforms = tf.random.stateless_uniform((rows * strategy.num_replicas_in_sync, *shape[1:]), seed)
+    return uniforms[first: first + rows]
 
 
 # ---- building blocks of the VQ-VAE ------------------------------------------------------------
@@ -182,7 +147,7 @@ class VectorQuantizer(layers.Layer):
     """The nearest of K codes for every vector (van den Oord et al. 2017 §3.1), always in float32.
 
     With ``ema`` the codebook is the moving average of the vectors assigned to each code (appendix A.1);
-    otherwise it is trained by gradients (equation 3). Nothing here moves unless ``update`` is called.
+    otherwise it is trained by gradients (equation 3). Nothing here moves by itself: training/codebook.py moves it.
 
     Weights: ``codebook`` (D, K), stored so that the distances need no transpose; ``counts`` (K,) and
     ``sums`` (D, K), the averages it is made of, which start at 1 and at the codebook: counts that start
@@ -222,93 +187,14 @@ class VectorQuantizer(layers.Layer):
         """codes (B, h, w) int -> (B, h, w, D) float32."""
         return ops.take(ops.transpose(self.codebook), codes, axis=0)
 
-    def initialise(self, z_e, seed):
-        """Set the codebook to K of the encoder's outputs; ``seed`` is a pair of ints."""
-        flat = ops.reshape(ops.cast(z_e, "float32"), (-1, self.code_dim))
-        order = tf.argsort(tf.random.stateless_uniform((flat.shape[0],), seed))
-        chosen = ops.take(order, ops.arange(self.num_codes) % flat.shape[0])  # (K,), repeated if there are too few
-        self.codebook.assign(ops.transpose(ops.take(flat, chosen, axis=0)))
-        if self.ema:
-            self.counts.assign(ops.ones_like(self.counts))
-            self.sums.assign(self.codebook)
-
-    def update(self, z_e, codes, seed, revive):
-        """One step of the moving averages; ``revive`` (bool) also replaces the codes that died.
-
-        A code is dead when its count falls below ``revival`` times the mean. It is put on a vector of
-        this batch, drawn in proportion to its squared error as k-means++ seeds its centres (Arthur &
-        Vassilvitskii 2007), with embedding, count and sum reset together. Each of many replicas gives its part
-        of the batch, and all do the same.
-        """
-        flat = ops.reshape(z_e, (-1, self.code_dim))  # (N, D)
-        assigned = ops.one_hot(ops.reshape(codes, (-1,)), self.num_codes)  # (N, K)
-        seen, total = sum_over_replicas((ops.sum(assigned, axis=0), ops.matmul(ops.transpose(flat), assigned)))
-        counts = self.decay * self.counts + (1 - self.decay) * seen  # (K,)
-        sums = self.decay * self.sums + (1 - self.decay) * total  # (D, K)
-        codebook = ops.where(counts > 1e-6, sums / ops.maximum(counts, 1e-6), self.codebook)  # (D, K)
-
-        mean_count = ops.sum(counts) / self.num_codes
-        dead = ops.logical_and(counts < self.revival * mean_count, revive)  # (K,)
-        error = ops.sum((flat - ops.matmul(assigned, ops.transpose(self.codebook))) ** 2, axis=-1)
-        uniform = 1e-12 + (1 - 1e-12) * own_uniforms((flat.shape[0],), seed)
-        gumbel = -ops.log(-ops.log(uniform))
-        scores, chosen = ops.top_k(ops.log(error + 1e-12) + gumbel, min(self.num_codes, flat.shape[0]))  # distinct rows
-        scores, candidates = whole_batch(scores), whole_batch(ops.take(flat, chosen, axis=0))  # of every replica
-        _, chosen = ops.top_k(scores, min(self.num_codes, scores.shape[0]))
-        chosen = ops.take(chosen, ops.arange(self.num_codes) % chosen.shape[0])
-        replacement = ops.transpose(ops.take(candidates, chosen, axis=0))  # (D, K)
-
-        counts = ops.where(dead, mean_count, counts)
-        codebook = ops.where(dead, replacement, codebook)
-        self.counts.assign(counts)
-        self.sums.assign(ops.where(dead, replacement * mean_count, sums))
-        self.codebook.assign(codebook)
-
     def get_config(self):
         return {**super().get_config(), "num_codes": self.num_codes, "code_dim": self.code_dim,
                 "ema": self.ema, "decay": self.decay, "revival": self.revival}
 
 
-def pyramid_error(images, reconstructions, detail_weight=4.0):
-    """Mean absolute error, plus that of each band of a Laplacian pyramid, plus that of each band's strength.
-
-    Both (B, H, W, 1) float32. The bands (Burt & Adelson 1983) make edges and folds count, which the plain
-    error trades for smoothness. Their local strength, the root mean square over about 3x3 places and a floor,
-    makes detail count where its place is lost: without it the best guess at texture that the codes cannot hold is
-    a blur.
-    ``detail_weight`` is the weight of the finest band's strength, which codes hold least of.
-    """
-    error = ops.mean(ops.abs(images - reconstructions))
-    pair = images, reconstructions
-    for strength_weight in (detail_weight, *COARSE_STRENGTH_WEIGHTS):
-        coarse = [ops.average_pool(x, 2, 2) for x in pair]
-        bands = [space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4): each
-        error += ops.mean(ops.abs(bands[0] - bands[1]))                                    # pixel - its block's mean
-        strengths = [local_strength(band) for band in bands]
-        error += strength_weight * ops.mean(ops.abs(strengths[0] - strengths[1]))
-        pair = coarse
-        if coarse[0].shape[1] % 2 or coarse[0].shape[2] % 2:
-            break
-    return error
-
-
-def local_strength(band):
-    """Root of the mean square over channels and 3x3 places, and a floor: (B, h, w, C) -> (B, h, w, 1)."""
-    power = ops.average_pool(ops.mean(band**2, axis=-1, keepdims=True), 3, 1, padding="same")
-    return ops.sqrt(power + STRENGTH_FLOOR)
-
-
-def squared_error(images, reconstructions):
-    """Mean squared error over the variance of brain slices, as van den Oord et al. (2017) trained."""
-    return ops.mean((images - reconstructions) ** 2) / SLICE_VARIANCE
-
-
-RECONSTRUCTION_ERRORS = {"pyramid": pyramid_error, "squared": squared_error}
-
-
 @registered
 class VQVAE(keras.Model):
-    """Encoder, vector quantizer and decoder, and how they are trained.
+    """Encoder, vector quantizer and decoder (van den Oord et al. 2017).
 
     Args:
         image_shape: (H, W, 1), each side a multiple of ``downsample``.
@@ -318,7 +204,7 @@ class VQVAE(keras.Model):
         ema: whether the codebook is a moving average (else gradient-trained).
         width, residual_blocks: of encoder and decoder.
         seed: of everything drawn in training, together with the step.
-        loss: the reconstruction error, a key of ``RECONSTRUCTION_ERRORS``.
+        loss: the reconstruction error that it is trained by, "pyramid" or "squared" (training/losses.py).
         detail_weight: of the pyramid error; the squared one has none.
     """
 
@@ -326,7 +212,6 @@ class VQVAE(keras.Model):
                  ema=True, width=64, residual_blocks=2, seed=0, loss="pyramid", detail_weight=4.0, **options):
         super().__init__(**options)
         self.image_shape = tuple(image_shape)
-        self.planned_steps = 0  # how long the training will be; whoever trains sets it, or no code is revived
         self.settings = dict(downsample=downsample, num_codes=num_codes, code_dim=code_dim,
                              commitment_cost=commitment_cost, ema=ema, width=width,
                              residual_blocks=residual_blocks, seed=seed, loss=loss,
@@ -359,49 +244,6 @@ class VQVAE(keras.Model):
     def decode(self, codes):
         """Codes (B, h, w) int -> images (B, H, W, 1) float32 in [0, 1]."""
         return ops.clip(ops.cast(self.decoder(self.quantizer.embed(codes)), "float32"), 0.0, 1.0)
-
-    def initialise_codebook(self, images):
-        """Set the codebook to the encoder's outputs for these images (B, H, W, 1)."""
-        z_e = self.encoder(images)
-        self.quantizer.initialise(z_e, (self.settings["seed"], 0))
-
-    def losses_of(self, images):
-        """The terms of equation 3 for a batch, and what the codebook's moving average needs."""
-        z_e = ops.cast(self.encoder(images), "float32")  # (B, h, w, D)
-        codes, embedded = self.quantizer(z_e)
-        straight_through = z_e + ops.stop_gradient(embedded - z_e)  # value of the code, gradient of z_e
-        reconstructions = ops.cast(self.decoder(straight_through), "float32")
-        terms = {"reconstruction": self.reconstruction_error(images, reconstructions),
-                 "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)}
-        if not self.quantizer.ema:
-            terms["codebook"] = ops.mean((ops.stop_gradient(z_e) - embedded) ** 2)
-        terms["squared"] = ops.stop_gradient(ops.mean((images - reconstructions) ** 2))
-        return terms, z_e, codes
-
-    def reconstruction_error(self, images, reconstructions):
-        """The one that this model is trained by and judged by in training: (B, H, W, 1), twice -> a number."""
-        loss = self.settings["loss"]
-        options = {"detail_weight": self.settings["detail_weight"]} if loss == "pyramid" else {}
-        return RECONSTRUCTION_ERRORS[loss](images, reconstructions, **options)
-
-    def total(self, terms):
-        """Reconstruction + β commitment (+ codebook)."""
-        return (terms["reconstruction"] + self.settings["commitment_cost"] * terms["commitment"]
-                + terms.get("codebook", 0.0))
-
-    def train_step(self, batch):
-        """One optimizer step on ``batch["image"]``; returns the loss, its terms and the codes seen, of all replicas."""
-        with tf.GradientTape() as tape:
-            terms, z_e, codes = self.losses_of(batch["image"])
-            loss = self.total(terms)
-            scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
-        step = ops.cast(self.optimizer.iterations, "int32")
-        apply_gradients(self, tape.gradient(scaled_loss, self.trainable_variables))
-        if self.quantizer.ema:
-            # No code is revived in the last quarter: the decoder needs time to learn a moved code.
-            revive = step < tf.cast(0.75 * self.planned_steps, tf.int32)
-            self.quantizer.update(z_e, codes, ops.stack([self.settings["seed"], step]), revive)
-        return {**mean_over_replicas({"loss": loss, **terms}), "codes": whole_batch(codes)}
 
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
@@ -653,24 +495,6 @@ class GatedPixelCNN(keras.Model):
         """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
         return -ops.mean(self.log_likelihood(codes, label, position), axis=(1, 2)) / LOG_2
 
-    def train_step(self, batch):
-        """One optimizer step on ``batch`` of code, label, position and augmentation; the bits per code."""
-        step = ops.cast(self.optimizer.iterations, "int32")
-        seed = ops.stack([self.settings["seed"], step * 1024])
-        label, position = (self.drop_condition(batch[name], seed + ops.array([0, i], dtype="int32"))
-                           for i, name in ((512, "label"), (513, "position")))
-        with tf.GradientTape() as tape:
-            log_likelihood = self.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
-            loss = -ops.mean(log_likelihood) / LOG_2
-            scaled_loss = self.optimizer.scale_loss(loss)  # for float16; the same otherwise
-        apply_gradients(self, tape.gradient(scaled_loss, self.trainable_variables))
-        return {"loss": mean_over_replicas(loss)}
-
-    def drop_condition(self, condition, seed):
-        """(B,) int -> the same, each set to 0 (none) with probability ``condition_dropout``."""
-        kept = own_uniforms((tf.shape(condition)[0],), seed) >= self.settings["condition_dropout"]
-        return ops.where(kept, condition, 0)
-
     def sample(self, uniforms, label, position, temperature=1.0, top_k=None, top_p=None, known=None, mask=None):
         """Draw code grids, one row and one column at a time, each from cached features.
 
@@ -817,106 +641,3 @@ def draw(logits, uniforms):
     cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # (B, K)
     threshold = uniforms[:, None] * cumulative[:, -1:]  # rounding can leave the last sum short of 1
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
-
-
-# ---- export -----------------------------------------------------------------------------------
-
-
-def window(images, top, left, height, width):
-    """(N, H, W, C) -> (N, height, width, C): what a box shows that may stick out of the images, with zeros there."""
-    below, right = top + height - images.shape[1], left + width - images.shape[2]
-    padded = ops.pad(images, ((0, 0), (max(-top, 0), max(below, 0)), (max(-left, 0), max(right, 0)), (0, 0)))
-    top, left = max(top, 0), max(left, 0)
-    return padded[:, top: top + height, left: left + width]
-
-
-def export_archive(vqvae, prior, crop_box, frame, block):
-    """Both models as a keras.export.ExportArchive, of which TensorFlow alone can encode, decode and sample.
-
-    Images are (N, H, W, 1) float32 in [0, 1] in the full frame: cropping and pasting back are inside. The endpoints:
-
-    encode(images) -> codes, (N, h, w) int32.
-    decode(codes) -> images.
-    sample(uniforms, (N, h, w) float32 in [0, 1); label, position, (N,) int32 with 0 for none; temperature, float32)
-    -> images, codes, and log_likelihood_bits, (N,) float32.
-
-    What an endpoint returns is a dict of these names.
-
-    Args:
-        crop_box: top, left, height and width of the box in the frame that the models see.
-        frame: (H, W).
-        block: grids that are sampled together; sums, and so codes, can differ in another company.
-    """
-    top, left, *_ = crop_box
-
-    def encode(images):
-        return {"codes": vqvae.encode(window(images, *crop_box))}
-
-    def decode(codes):
-        return {"images": window(vqvae.decode(codes), -top, -left, *frame)}
-
-    def sample(uniforms, label, position, temperature):
-        count = tf.shape(uniforms)[0]
-
-        def in_blocks(x):  # (N, …) -> (N / block, block, …), the last one filled up
-            filled = tf.pad(x, [[0, -count % block]] + [[0, 0]] * (x.shape.rank - 1))
-            return tf.reshape(filled, (-1, block, *x.shape[1:]))
-
-        def sample_block(inputs):
-            codes, log_likelihood = prior.sample(*inputs, temperature)
-            return {**decode(codes), "codes": codes, "log_likelihood_bits": log_likelihood / LOG_2}
-
-        blocks = tf.map_fn(sample_block, (in_blocks(uniforms), in_blocks(label), in_blocks(position)),
-                           fn_output_signature={"images": tf.float32, "codes": tf.int32,
-                                                "log_likelihood_bits": tf.float32})
-        return {name: tf.reshape(x, (-1, *x.shape[2:]))[:count] for name, x in blocks.items()}
-
-    archive = keras.export.ExportArchive()  # finds the variables of its endpoints; track() would store them twice
-    image = tf.TensorSpec((None, *frame, 1), tf.float32, "images")
-    condition = partial(tf.TensorSpec, (None,), tf.int32)
-    archive.add_endpoint("encode", encode, [image])
-    archive.add_endpoint("decode", decode, [tf.TensorSpec((None, *prior.grid), tf.int32, "codes")])
-    archive.add_endpoint("sample", sample, [
-        tf.TensorSpec((None, *prior.grid), tf.float32, "uniforms"), condition(name="label"),
-        condition(name="position"), tf.TensorSpec((), tf.float32, "temperature")])
-    return archive
-
-
-# ---- training ---------------------------------------------------------------------------------
-
-
-class WeightAverage:
-    """Exponential moving average of a model's trainable weights, for evaluation.
-
-    The decay is warmed up, min(decay, (1 + n) / (10 + n)) after n updates: an average that starts from
-    the first weights with full decay is worse than the live ones for thousands of steps.
-    """
-
-    def __init__(self, model, decay):
-        self.weights, self.decay = model.trainable_variables, decay
-        variable = partial(tf.Variable, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-        self.averages = [variable(weight) for weight in self.weights]
-        self.updates = variable(0, dtype=tf.int64)
-
-    def update(self):
-        """Move every average towards its weight; to be called inside the training step's graph."""
-        self.updates.assign_add(1)
-        n = tf.cast(self.updates, tf.float32)
-        rate = 1.0 - tf.minimum(self.decay, (1.0 + n) / (10.0 + n))
-        for average, weight in zip(self.averages, self.weights, strict=True):
-            average.assign_sub(rate * (average - weight))
-
-    def swap(self):
-        """Exchange the averages with the live weights; a second call exchanges them back."""
-        for average, weight in zip(self.averages, self.weights, strict=True):
-            live = tf.identity(weight)
-            weight.assign(average)
-            average.assign(live)
-
-
-def optimizer(learning_rate, steps, warmup_steps=100):
-    """Adam with linear warm-up, cosine decay to zero over ``steps``, and gradients clipped to norm 1."""
-    warmup_steps = min(warmup_steps, steps // 4)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps)
-    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0 / replicas(), name="adam")

@@ -1,26 +1,27 @@
-"""What the scripts share: user errors, whole-or-nothing files, the run folder, seeds, precision.
+"""What everything here shares: sentences and exit status, flags, whole-or-nothing files, seeds, progress.
 
 Importing this module loads nothing heavy, so that ``--help`` and a mistyped flag answer at once.
 """
 
 import argparse
 import csv
+import difflib
 import hashlib
-import io
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 import traceback
-import zipfile
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 START = time.perf_counter()
@@ -77,6 +78,16 @@ def coloured(text, colour, stream):
     return f"\033[{colour}m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
+def warn(sentence):
+    """Tell the user something that does not stop the run."""
+    print(f"{coloured('warning:', YELLOW, sys.stderr)} {sentence}", file=sys.stderr)
+
+
+def shell(*words):
+    """Words as one command that a shell can be given, quoted where they need it."""
+    return shlex.join(map(str, words))
+
+
 @contextmanager
 def finishing_step():
     """Note SIGTERM and Ctrl-C in the list that is yielded, for whoever loops to obey; a second one leaves at once."""
@@ -101,6 +112,58 @@ def progress(iterable=None, **options):
     from tqdm import tqdm
 
     return tqdm(iterable, disable=VOICE["quiet"] or None, dynamic_ncols=True, **options)
+
+
+def tracker(what, total):
+    """A function that wraps an iterable in a progress bar."""
+    return lambda iterable: progress(iterable, total=total, desc=what, unit=" slices")
+
+
+def block_starts(count, what, block=32):
+    """Where the blocks of ``count`` images begin, with a progress bar that goes away at the end."""
+    return progress(range(0, count, block), desc=what, unit=" blocks", leave=False)
+
+
+# ---- numbers and many of them ---------------------------------------------------------------
+
+
+def finite(value):
+    """The value as a float, or None where it is not a number."""
+    return float(value) if value == value else None
+
+
+def evenly(rows, limit):
+    """At most ``limit`` of the rows, an array, evenly spaced; all of them without a limit."""
+    import numpy as np
+
+    if limit is None or len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+
+
+def parallel(function, items, track=iter):
+    """``function`` of every item, in order, by threads on all cores: a list; ``track`` wraps it in a progress bar."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:  # or the BLAS' threads get in the way
+        return list(track(pool.map(function, items)))
+
+
+def start_worker():
+    """Leave Ctrl-C to the parent process, which stops its workers; end when the parent is killed."""
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent():
+    import multiprocessing
+
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 # ---- random numbers -------------------------------------------------------------------------
@@ -250,22 +313,153 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-                         usage="python %(prog)s [flags]", **options)
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False,
+                   "usage": "python %(prog)s [flags]"} | options
+        super().__init__(**options)
         voice = self.add_mutually_exclusive_group()
         voice.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         voice.add_argument("--verbose", action="store_true",
                            help="name every file written, let the libraries speak, and show where an error arose")
 
     def parse_args(self, argv):
-        flags = super().parse_args(argv)
+        flags, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.refuse(unknown)
         VOICE.update({name: vars(flags).pop(name) for name in VOICE})
         if VOICE["quiet"]:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for the rest of the process
         return flags
 
+    def refuse(self, unknown):
+        """Raise the UserError for words that the parser does not know."""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+
     def error(self, message):
         raise UserError(f"{message} (see --help)")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing that a script can do.
+
+    Attributes:
+        name: the word on the command line.
+        help: what it does, in a line.
+        add_flags: adds its flags to a parser.
+        run: what does it, called with the flags as named arguments.
+        examples: whole command lines, shown below its flags.
+    """
+
+    name: str
+    help: str
+    add_flags: Callable
+    run: Callable
+    examples: tuple = ()
+
+
+class CommandParser(Parser):
+    """The parser of one of a script's commands, which knows the flags of the others.
+
+    Args:
+        script: "predict.py".
+        command: a Command.
+        commands: all of the script's.
+        default: the name of the one that needs no word, or None.
+    """
+
+    def __init__(self, script, command, commands, default=None):
+        self.script, self.command, self.commands, self.default = script, command, commands, default
+        super().__init__(prog=self.called(command), description=_sentence(command.help), epilog=_examples(command),
+                         usage=None)
+        command.add_flags(self)
+
+    def called(self, command):
+        """How a command is called: "python predict.py complete"."""
+        return f"python {self.script}" + ("" if command.name == self.default else f" {command.name}")
+
+    def parse_args(self, argv):
+        self.words = argv
+        return super().parse_args(argv)
+
+    def error(self, message):
+        foreign = [word for word in getattr(self, "words", ()) if word.startswith("--")
+                   and word.partition("=")[0] not in self._option_string_actions]
+        if foreign and "required" in message:  # what is there and should not be tells more than what is missing
+            self.refuse(foreign)
+        super().error(message)
+
+    def refuse(self, unknown):
+        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+        for other in self.commands:
+            if flag == other.name:
+                raise UserError(f"the command {flag} comes first: {self.called(other)} … (see --help)")
+            if flag == f"--{other.name}":
+                raise UserError(f"there is no flag {flag}: the command is {self.called(other)} (see --help)")
+            if other is not self.command and flag in _flags_of(other):
+                raise UserError(f"{flag} is no flag of {self.called(self.command)}, but of {self.called(other)} "
+                                f"(see {self.called(other)} --help)")
+        super().refuse(unknown)
+
+
+def _sentence(words):
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _examples(command):
+    return "examples: " + "\n          ".join(command.examples) if command.examples else None
+
+
+def _flags_of(command):
+    """The flags of a command, such as {"--run", "--seed"}."""
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_flags(parser)
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def run_commands(script, description, commands, argv, default=None):
+    """Do what the command line says: a command's word and its flags, or flags alone for the ``default`` command.
+
+    Args:
+        script: the name of the script, "predict.py".
+        description: what it is for, in a sentence.
+        commands: list of Command.
+
+    Raises:
+        UserError: a word or a flag that is none, and which command is meant.
+        SystemExit: after ``--help``.
+    """
+    by_name = {command.name: command for command in commands}
+    word = argv[0] if argv and not argv[0].startswith("-") else None
+    if word is None and (default is None or "--help" in argv or "-h" in argv):
+        return _without_command(script, description, commands, argv, default)
+    if word is not None and word not in by_name:
+        close = difflib.get_close_matches(word, by_name, 1)
+        hint = f"do you mean python {script} {close[0]}" if close else f"it has {', '.join(by_name)}"
+        raise UserError(f"python {script} has no command {word}: {hint} (see --help)")
+    command = by_name[word or default]
+    flags = CommandParser(script, command, commands, default).parse_args(argv[1:] if word else argv)
+    return command.run(**vars(flags))
+
+
+def _without_command(script, description, commands, argv, default):
+    """Print the help of the whole script, or say which command is missing."""
+    if "--help" not in argv and "-h" not in argv:
+        flag = next((word.partition("=")[0] for word in argv), None)
+        owner = next((command for command in commands if flag in (f"--{command.name}", *_flags_of(command))), None)
+        if owner:
+            raise UserError(f"python {script} needs a command before {flag}: python {script} {owner.name} (see --help)")
+        raise UserError(f"python {script} needs a command: {', '.join(command.name for command in commands)} "
+                        "(see --help)")
+    width = max(len(command.name) for command in commands) + 2
+    print(f"{description}\n\ncommands (python {script} COMMAND --help tells its flags):")
+    for command in commands:
+        print(f"  {command.name:{width}}{command.help}" + (" (the default)" if command.name == default else ""))
+    examples = [line for command in commands for line in command.examples]
+    print("\nexamples: " + "\n          ".join(examples))
+    if default:
+        print()
+        CommandParser(script, next(c for c in commands if c.name == default), commands, default).print_help()
+    sys.exit(0)
 
 
 def number(kind, least=None, most=None):
@@ -282,173 +476,7 @@ def number(kind, least=None, most=None):
     return convert
 
 
-# ---- the run folder -------------------------------------------------------------------------
-
-
-def run_folder(name):
-    """``--run X``: a path when it has a separator, otherwise ``runs/X`` under the current folder."""
-    return Path(name) if "/" in name or os.sep in name else Path("runs") / name
-
-
-def run_name(folder):
-    """What to give ``--run`` for a run folder: the inverse of ``run_folder``."""
-    return folder.name if folder.parent == Path("runs") else folder
-
-
-def read_config(folder):
-    """The config.json of a run, checked.
-
-    Raises:
-        UserError: it is missing, is not JSON, was written by a newer version, or does not say what it must.
-    """
-    path = folder / "config.json"
-    config = load_json(path)
-    newer = isinstance(config, dict) and isinstance(config.get("format"), int) and config["format"] > CONFIG_FORMAT
-    if newer:
-        raise UserError(f"{path} was written by a newer version of this code: use that one")
-    for name, (means, fits) in (CONFIG_ENTRIES | CONFIG_OPTIONS).items():
-        if not isinstance(config, dict) or (name in CONFIG_ENTRIES and name not in config) or (
-                name in config and not fits(config[name])):
-            raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
-    return config
-
-
-def _whole(value, least=0):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _all(count, test):
-    return lambda value: isinstance(value, list) and (count is None or len(value) == count) and all(map(test, value))
-
-
-CONFIG_FORMAT = 1
-CONFIG_ENTRIES = {  # name: (what it must be, how to tell)
-    "stages": ("the state of both stages", lambda value: isinstance(value, dict) and set(value) == {"vqvae", "prior"}
-               and set(value.values()) <= {"wanted", "not wanted", "finished"}),
-    "finished": ("true or false", lambda value: isinstance(value, bool)),
-    "seed": ("a whole number", _whole),
-    "data": ("a folder's name", lambda value: isinstance(value, str)),
-    "frame": ("height and width", _all(2, lambda side: _whole(side, 1))),
-    "crop_box": ("top, left, height and width", _all(4, lambda side: _whole(side, -4096))),
-    "code_grid": ("rows and columns", _all(2, lambda side: _whole(side, 1))),
-    "labels": ("a list of labels", _all(None, lambda label: isinstance(label, str))),
-    "num_positions": ("a whole number from 1", lambda value: _whole(value, 1)),
-    "num_codes": ("a whole number from 2", lambda value: _whole(value, 2)),
-    **{name: ("a whole number from 1", lambda value: _whole(value, 1)) for name in (
-        "code_dim", "downsample", "vqvae_width", "vqvae_steps", "prior_steps", "prior_layers", "prior_width",
-        "batch_size", "evaluations")},
-    "precision_resolved": ("a precision", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16")),
-    "data_fingerprint": ("a sha256", lambda value: isinstance(value, str)),
-}
-
-
-def _number(least, most=float("inf")):
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
-def _or_none(fits):
-    return lambda value: value is None or fits(value)
-
-
-CONFIG_OPTIONS = {  # those that older runs may lack
-    **{name: ("true or false", lambda value: isinstance(value, bool)) for name in (
-        "flip", "gradient_codebook", "crop", "deterministic", "allow_overlap", "simulated")},
-    **{name: ("text or null", _or_none(lambda value: isinstance(value, str))) for name in (
-        "metadata", "subject_pattern", "source")},
-    "learning_rate": ("a number over 0", _number(1e-12)),
-    "commitment_cost": ("a number from 0 to 1000", _number(0, 1000)),
-    "detail_weight": ("a number from 0 to 1000", _number(0, 1000)),
-    "checkpoint_minutes": ("a number from 0", _number(0)),
-    "augment": ("a number from 0 to 1", _number(0, 1)),
-    "prior_dropout": ("a number from 0 to 0.9", _number(0, 0.9)),
-    "residual_blocks": ("a whole number", _whole),
-    "prior_vertical_width": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),
-    "slice_limit": ("a whole number or null", _or_none(lambda value: _whole(value, 1))),
-    "image_size": ("height and width or null", _or_none(_all(2, lambda side: _whole(side, 1)))),
-    "loss": ("a reconstruction error", lambda value: value in ("pyramid", "squared")),
-    "distribute": ("none, mirrored or multiworker", lambda value: value in ("none", "mirrored", "multiworker")),
-}
-
-
-def open_run(name=None, stage="prior"):
-    """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
-
-    Without a name, the newest such run under ``runs/``.
-
-    Raises:
-        UserError: there is no such run, or it is not finished.
-    """
-    def done(config):
-        stages = config.get("stages") if isinstance(config, dict) else None
-        return isinstance(stages, dict) and stages.get(stage) == "finished"
-
-    if name is None:
-        finished = [path.parent for path in Path("runs").glob("*/config.json") if done(load_json(path))]
-        if not finished:
-            raise UserError("there is no finished run under runs/: train one with python train.py")
-        folder = max(finished, key=lambda path: (path / "config.json").stat().st_mtime)
-        print(f"run: {folder} (the newest finished one)")
-    else:
-        folder = run_folder(name)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"there is no run at {folder}: train one with python train.py --run {name}")
-    config = read_config(folder)
-    if not done(config):
-        raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
-    return folder, config
-
-
-@contextmanager
-def locked(folder):
-    """Hold a run folder for one process; the lock is the system's and ends with the process, however it ends.
-
-    Raises:
-        UserError: another process holds it, and which.
-    """
-    import fcntl
-
-    with open(folder / "lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{folder} is being trained by {file.read().strip() or 'another process'}: wait for it, or "
-                            "stop it") from None
-        except OSError as error:
-            raise UserError(f"{folder} is on a file system that knows no locks ({error.strerror}): choose another, or "
-                            "have it mounted with them") from None
-        for left in (*folder.glob(".unfinished-*"), *(folder / "checkpoints").glob(".unfinished-*")):
-            if left.is_file():  # by a process that was killed in a write
-                left.unlink()
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
-        (folder / "lock").unlink()
-
-
-def read_slices(folder):
-    """The index of a run, slices.csv, as a DataFrame.
-
-    Raises:
-        UserError: it is missing or damaged, or names files outside the folder of the slices.
-    """
-    import pandas as pd
-
-    path = folder / "slices.csv"
-    try:
-        slices = pd.read_csv(path, dtype={"path": str, "subject": str, "label": str, "split": str, "slice": "int64",
-                                          "position": "int64"}, keep_default_na=False)
-        missing = {"path", "subject", "slice", "position", "label", "split"} - set(slices.columns)
-        if missing:
-            raise ValueError(f"the column {min(missing)} is missing")
-        if not set(slices["split"]) <= {"train", "validation", "test"} or (slices["position"] < 0).any():
-            raise ValueError("a split or a position is none")
-        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in slices["path"]):
-            raise ValueError("a path leads out of the folder of the slices")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be used ({error}): put the original back") from None
-    return slices
+# ---- this code and this machine ---------------------------------------------------------------
 
 
 def git_commit():
@@ -460,261 +488,16 @@ def git_commit():
         return None
 
 
-KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
-
-
-def load_models(folder, prior=True):
-    """The VQ-VAE and, unless ``prior`` is false, the PixelCNN of a run, in float32.
-
-    Raises:
-        UserError: a model is missing or damaged, is not what config.json says, or the prior belongs to another VQ-VAE.
-    """
-    import keras
-
-    import modules
-
-    config, models = read_config(folder), []
-    for name, kind in (("vqvae.keras", modules.VQVAE), ("prior.keras", modules.GatedPixelCNN))[: 1 + prior]:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} does not exist: train it with python train.py")
-        if not zipfile.is_zipfile(folder / name) or set(zipfile.ZipFile(folder / name).namelist()) != KERAS_FILES:
-            raise UserError(f"{folder / name} cannot be loaded (it is not a Keras archive of exactly "
-                            f"{', '.join(sorted(KERAS_FILES))}): train the run again")
-        try:
-            models.append(keras.saving.load_model(folder / name, compile=False, safe_mode=True))
-        except Exception as error:  # Keras raises a dozen kinds for a damaged file
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"{folder / name} cannot be loaded ({reason[0]}): train the run again") from None
-        if not isinstance(models[-1], kind) or not models[-1].fits(config):
-            raise UserError(f"{folder / name} is not the model that {folder / 'config.json'} describes: put the "
-                            "original back")
-    if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
-        raise UserError(f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
-                        f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior")
-    return models
-
-
-def save_model(model, path):
-    """Save a model uncompiled and with float32 policies, whole or not at all.
-
-    Keras stores the dtype policy of every layer, and a model trained in bfloat16 must not sample in
-    emulated bfloat16 on another machine.
-    """
-    settings = {name: value for name, value in model.get_config().items() if name != "dtype"}
-    twin = type(model)(**settings, dtype="float32")
-    twin.set_weights(model.get_weights())
-    with whole_file(path) as temporary:
-        twin.save(temporary)
-
-
-# ---- checkpoints ----------------------------------------------------------------------------
-
-
-def save_checkpoint(folder, name, step, arrays, state):
-    """Write the full state of a training whole, and keep the newest two files of the run.
-
-    The file is <folder>/<name>-<step>-<sha256>.npz: its name says what its bytes must be.
-
-    Args:
-        arrays: list of arrays, such as weights and optimizer slots.
-        state: whatever else there is, as JSON.
-    """
-    import numpy as np
-
-    folder.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, state=np.frombuffer(json.dumps(state).encode(), np.uint8),
-             **{f"array_{i:05d}": np.asarray(array) for i, array in enumerate(arrays)})
-    path = folder / f"{name}-{step:09d}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npz"
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-    found = checkpoints(folder)
-    place = found.index(path)
-    for old in found[:place] + found[place + 2:]:  # newer ones were damaged and passed over
-        old.unlink()
-
-
-def checkpoints(folder, name=""):
-    """The checkpoint files of a stage, or of all stages, newest first: by stage, vqvae first, then by step."""
-    found = [path for path in folder.glob(f"{name}*.npz") if re.fullmatch(r"[a-z]+-\d{9}-[0-9a-f]{16}", path.stem)]
-    return sorted(found, key=lambda path: (path.name.startswith("prior"), path.name.split("-")[1]), reverse=True)
-
-
-def is_sound(path):
-    """Whether a checkpoint's bytes are what its name says."""
-    return file_sha256(path)[:16] == path.stem.rpartition("-")[2]
-
-
-def load_checkpoint(folder, name):
-    """The arrays and the state of the newest sound checkpoint of a stage, or (None, None) if there is none.
-
-    One whose bytes are not what its name says is passed over, aloud.
-    """
-    import numpy as np
-
-    for path in checkpoints(folder, name):
-        if not is_sound(path):
-            print(f"{path} is damaged and is passed over", file=sys.stderr)
-            continue
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = json.loads(file["state"].tobytes())
-                return [file[key] for key in sorted(file.files) if key != "state"], state
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read ({error}): remove it") from None
-    return None, None
-
-
-# ---- TensorFlow -----------------------------------------------------------------------------
-
-
-def start_tensorflow(deterministic=True):
-    """Import TensorFlow without its start-up chatter, and make its operations repeatable."""
-    return start_distributed(deterministic, "none")[0]
-
-
-def start_distributed(deterministic, distribute):
-    """TensorFlow, and the strategy by which several devices train together.
-
-    Args:
-        distribute: "none"; "mirrored", all GPUs of this machine, or without any all its logical CPUs; or
-            "multiworker", this and other processes, as TF_CONFIG or Slurm describes them.
-
-    Returns:
-        The module and a tf.distribute.Strategy.
-
-    Raises:
-        UserError: the cluster cannot be joined.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if VOICE["verbose"] else "3")
-    with nullcontext() if VOICE["verbose"] else _silent_stderr():
-        import tensorflow as tf
-
-        if not VOICE["verbose"]:
-            tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
-        strategy = tf.distribute.get_strategy()
-        if distribute == "multiworker":  # must come before the first operation
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would wait for TensorFlow
-            try:
-                strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(tf.distribute.cluster_resolver))
-            except (tf.errors.OpError, RuntimeError, ValueError) as error:
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise UserError(f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or "
-                                "Slurm gives") from None
-            finally:
-                for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
-                    signal.signal(number, handler)
-        tf.config.list_physical_devices()
-        tf.zeros(1) + 1  # the devices are initialised, and speak, at the first operation
-        if distribute == "mirrored":
-            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    return tf, strategy
-
-
-def _cluster_resolver(resolvers):
-    """What tells TensorFlow where the workers are."""
-    if "TF_CONFIG" in os.environ:
-        return resolvers.TFConfigClusterResolver()
-    if shutil.which("nvidia-smi"):
-        return resolvers.SlurmClusterResolver()
-    return resolvers.SlurmClusterResolver(gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False)  # else it asks
-
-
-def cluster_task():
-    """This process's place among the workers: (number, count); the number 0 is the chief's.
-
-    Raises:
-        UserError: neither TF_CONFIG nor Slurm tells it.
-    """
-    if "TF_CONFIG" not in os.environ:
-        if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
-            return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
-        raise UserError("--distribute multiworker needs TF_CONFIG to say who the workers are, or srun to start them "
-                        "(--distribute none trains on this machine alone)")
-    try:
-        described = json.loads(os.environ["TF_CONFIG"])
-        cluster, kind, index = described["cluster"], described["task"]["type"], int(described["task"]["index"])
-        members = [(name, i) for name in ("chief", "worker") for i in range(len(cluster.get(name, ())))]
-        return members.index((kind, index)), len(members)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError('TF_CONFIG must be such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-                        f'"task": {{"type": "worker", "index": 0}}}}, not {os.environ["TF_CONFIG"]}') from None
-
-
-class Team:
-    """All that train one model together: the replicas of a strategy in this process and in others.
-
-    Attributes:
-        tf: the TensorFlow module.
-        strategy: a tf.distribute.Strategy.
-        chief: bool; only the chief's process writes.
-        workers: the number of processes.
-    """
-
-    def __init__(self, tf, strategy, worker=0, workers=1):
-        self.tf, self.strategy, self.chief, self.workers = tf, strategy, worker == 0, workers
-
-        def chiefs(value):
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce("sum", tf.where(context.replica_id_in_sync_group == 0, value, 0.0))
-
-        self._chiefs = tf.function(lambda value: strategy.run(chiefs, (value,)))
-
-    def agree(self, values):
-        """The chief's values, in all processes: dict of float, with the same keys in each."""
-        if self.workers == 1:
-            return values
-        agreed = self.local(self._chiefs(self.tf.constant(list(values.values()), self.tf.float64)))
-        return dict(zip(values, agreed.numpy().tolist(), strict=True))
-
-    def wait(self):
-        """Until all processes have come here."""
-        self.agree({"here": 1.0})
-
-    def local(self, value):
-        """One replica's value, of one that every replica has."""
-        return self.strategy.experimental_local_results(value)[0]
-
-
-@contextmanager
-def _silent_stderr():
-    """Keep what C++ writes to stderr out of sight, unless the block fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def low_precision_candidate(tf):
-    """The precision worth timing against float32 on this machine, or None.
-
-    bfloat16 is several times faster on a CPU with AMX and over ten times slower on one with AVX2 only.
-    """
-    if tf.config.list_physical_devices("GPU"):
-        return "mixed_bfloat16"
-    flags = _cpuinfo()
-    return "mixed_bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else None
+def cpu_flags():
+    """Which of AVX2, AVX-512 and AMX the processor has, as far as the system says: a list of str."""
+    text = _cpuinfo()
+    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
 
 
 def processor():
-    """The name of the processor and which of AVX2, AVX-512, AMX it has, as far as the system says."""
-    text = _cpuinfo()
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
-    return f"{name[1] if name else platform.machine()} ({', '.join(flags)})"
+    """The name of the processor and its ``cpu_flags``."""
+    name = re.search(r"model name\s*:\s*(.+)", _cpuinfo())
+    return f"{name[1] if name else platform.machine()} ({', '.join(cpu_flags())})"
 
 
 def _cpuinfo():
@@ -722,153 +505,3 @@ def _cpuinfo():
         return Path("/proc/cpuinfo").read_text()
     except OSError:
         return ""
-
-
-# ---- figures --------------------------------------------------------------------------------
-
-
-def save_png(path, image):
-    """Write one grey image, (H, W) or (H, W, 1) float in [0, 1] or uint8, and nothing else, as a PNG."""
-    import numpy as np
-    from PIL import Image
-
-    Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
-
-
-def save_nifti(path, image, pixel_size):
-    """Write one grey image, (H, W, 1) uint8, as a NIfTI volume of one slice: (W, H, 1), RAS+, in mm.
-
-    Taken for granted is that columns run from the person's left to the right and rows from anterior to posterior.
-    The centre of the frame is the origin; the slice is 1 mm thick.
-    """
-    import nibabel
-    import numpy as np
-
-    volume = np.asarray(image)[::-1, :, 0].T[..., None]  # (W, H, 1): x to the right, y to the front
-    affine = np.diag([pixel_size, pixel_size, 1.0, 1.0])
-    affine[:2, 3] = -pixel_size * (np.array(volume.shape[:2]) - 1) / 2
-    nifti = nibabel.Nifti1Image(volume, affine)
-    nifti.header.set_xyzt_units("mm")
-    nifti.header["descrip"] = b"sampled from a model: a scan of nobody"
-    nibabel.save(nifti, path)
-
-
-def to_bytes(images):
-    """Float in [0, 1] -> uint8, rounded; (…, 1) -> (…)."""
-    import numpy as np
-
-    images = images[..., 0] if images.shape[-1] == 1 else images
-    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-
-
-def image_sheet(path, images, columns, row_names=(), captions=(), title=None, differences=()):
-    """A figure of grey images (N, H, W, 1) in rows of ``columns``.
-
-    Args:
-        row_names: what to write beside each row.
-        captions: what to write above each image.
-        differences: the rows to draw in colours, blue below 0, black at 0, red above, up to ±0.25.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = -(-len(images) // columns)
-    height, width = images.shape[1:3]
-    size = 1.6  # inches per image
-    left = 0.9 if row_names else 0.1
-    caption_height = 0.2 if len(captions) else 0.0
-    figure_width = left + columns * size
-    title_lines = _title_lines(title, figure_width)
-    top = 0.2 + 0.2 * len(title_lines) if title else 0.1
-    figure_height = top + rows * (size * height / width + caption_height)
-    figure = plt.figure(figsize=(figure_width, figure_height), facecolor="black")
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        cell_height = (size * height / width + caption_height) / figure_height
-        axes = figure.add_axes([(left + column * size) / figure_width,
-                                1 - top / figure_height - (row + 1) * cell_height,
-                                size / figure_width * 0.98, size * height / width / figure_height * 0.98])
-        if row in differences:
-            axes.imshow(image[..., 0], cmap=around_black(), vmin=-0.25, vmax=0.25)
-        else:
-            axes.imshow(to_bytes(image), cmap="gray", vmin=0, vmax=255)
-        axes.axis("off")
-        if len(captions):
-            axes.set_title(captions[i], color="white", fontsize=8, pad=2)
-        if column == 0 and row < len(row_names):
-            figure.text(0.05 / figure_width * 2, 1 - top / figure_height - (row + 0.5) * cell_height,
-                        row_names[row], color="white", fontsize=8, va="center", rotation=0)
-    _write_figure(figure, path, title_lines)
-
-
-def number_sheet(path, pictures, title):
-    """A row of pictures, those that show numbers in colours and with a colour bar.
-
-    Args:
-        pictures: list of (what to write above it, (H, W) array, colours, least, most); without colours it is grey.
-        title: what to write above them all.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    height, width = pictures[0][1].shape
-    size = 2.2  # inches per picture
-    figure_width, bar = len(pictures) * size, 0.5
-    title_lines = _title_lines(title, figure_width)
-    top = 0.45 + 0.2 * len(title_lines)
-    picture_height = size * height / width
-    figure_height = top + picture_height + bar
-    figure = plt.figure(figsize=(figure_width, figure_height), facecolor="black")
-    for i, (caption, picture, colours, least, most) in enumerate(pictures):
-        place = [i / len(pictures), bar / figure_height, 0.97 / len(pictures), picture_height / figure_height]
-        axes = figure.add_axes(place)
-        drawn = axes.imshow(picture, cmap=colours or "gray", vmin=least, vmax=most, interpolation="nearest")
-        axes.axis("off")
-        axes.set_title(caption, color="white", fontsize=8, pad=3)
-        if colours:
-            bar_axes = figure.add_axes([place[0] + 0.1 * place[2], 0.3 / figure_height, 0.8 * place[2],
-                                        0.1 / figure_height])
-            figure.colorbar(drawn, cax=bar_axes, orientation="horizontal")
-            bar_axes.tick_params(colors="white", labelsize=7, length=2)
-    _write_figure(figure, path, title_lines)
-
-
-def around_black():
-    """Colours for numbers on both sides of 0: blue below, black at 0, red above."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("around black", ["#bfe6ff", "#2b8cd6", "black", "#d6452b", "#ffd2bf"])
-
-
-def _title_lines(title, figure_width):
-    """A title in lines that fit into so many inches."""
-    return textwrap.wrap(title or "", max(20, int(figure_width * 13)))
-
-
-def _write_figure(figure, path, title_lines):
-    """Write a figure on black with its title at the top, whole or not at all, and close it."""
-    import matplotlib.pyplot as plt
-
-    if title_lines:
-        figure.text(0.5, 1 - (0.1 + 0.1 * len(title_lines)) / figure.get_figheight(), "\n".join(title_lines),
-                    color="white", ha="center", va="center", fontsize=10)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, facecolor="black", metadata={"Software": None})
-    plt.close(figure)
-
-
-def save_animation(path, frames, milliseconds):
-    """Write an animation that repeats, as a GIF, from the PNG files of its frames, which go."""
-    from PIL import Image
-
-    images = []
-    for frame in frames:
-        with Image.open(frame) as image:
-            images.append(image.convert("L"))
-        Path(frame).unlink()
-    with whole_file(path) as temporary:
-        images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0)

@@ -42,3 +42,41 @@ def finished_run(slices_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train.main(["--data", str(slices_folder), "--run", str(folder), *TINY])
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_loaded_and_traced_once():
+    """A Run of the same files has the same models in all tests: they are known by the bytes they are loaded from."""
+    import sampling.run
+    from utils import file_sha256
+
+    load, loaded = sampling.run.load_models, {}
+
+    def load_once(folder, prior=True):
+        files = [folder / name for name in ("config.json", "vqvae.keras", "prior.keras")]
+        key = prior, *(file_sha256(path) if path.is_file() else None for path in files)
+        if key not in loaded:
+            loaded[key] = load(folder, prior)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling.run, "load_models", load_once)
+        yield
+
+
+@pytest.fixture
+def run_predict(finished_run, tmp_path):
+    """predict.py on the tiny run: a function of a command with its flags that returns the folder that it wrote."""
+    import predict
+
+    def run(*words, out="out"):
+        predict.main([*map(str, words), "--run", str(finished_run), "--out", str(tmp_path / out)])
+        return tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def slice_path(slices_folder):
+    """A slice of a test person with the label AD at position 1."""
+    return slices_folder / "test" / "AD" / "106_71.png"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cohort
+from slices import cohort
 from utils import UserError
 
 SIZE = (48, 64)
@@ -219,8 +219,11 @@ def test_a_failure_midway_leaves_nothing(tmp_path, monkeypatch, failure, raised)
         raise failure
 
     monkeypatch.setattr(cohort, "fingerprint", fail)
-    monkeypatch.setattr(cohort, "write_person",
-                        lambda folder, *rest: (folder / "train/AD/1_1.png").write_bytes(b""))
+    def write(folder, *rest):
+        (folder / "train/AD/1_1.png").write_bytes(b"")
+        return {"subject": "1"}
+
+    monkeypatch.setattr(cohort, "write_person", write)
     with pytest.raises(raised):
         cohort.make_cohort(tmp_path / "demo", 4, 0, SIZE, workers=1)
     assert not list(tmp_path.iterdir())

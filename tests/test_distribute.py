@@ -7,13 +7,14 @@ import sys
 import pytest
 from conftest import TINY
 from test_train import ROOT
-from workers import STEPS, finish, largest_difference, lose_a_worker, start_workers
 
 import train
-import utils
+from experiments.workers import finish, largest_difference, lose_a_worker, start_workers, steps_flags
+from training.plan import check_batch_size
+from training.workers import cluster_task
 from utils import UserError
 
-FIFTY = [*TINY, *STEPS]
+FEW = [*TINY, *steps_flags(10)]
 
 
 @pytest.fixture
@@ -34,13 +35,13 @@ def no_cluster(monkeypatch):
 ])
 def test_place_among_the_workers(cluster, task, place, no_cluster):
     no_cluster.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
-    assert utils.cluster_task() == place
+    assert cluster_task() == place
 
 
 def test_place_among_the_workers_of_slurm(no_cluster):
     no_cluster.setenv("SLURM_PROCID", "3")
     no_cluster.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert utils.cluster_task() == (3, 4)
+    assert cluster_task() == (3, 4)
 
 
 @pytest.mark.parametrize("described", [
@@ -64,7 +65,7 @@ def test_workers_need_the_name_of_the_run(no_cluster):
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(UserError, match="multiple of 3"):
-        train.check_batch_size({"batch_size": 8}, "mirrored", 3)
+        check_batch_size(8, "mirrored", 3)
 
 
 # ---- the same training ------------------------------------------------------------------------
@@ -72,9 +73,9 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
 
 @pytest.fixture(scope="module")
 def alone(slices_folder, tmp_path_factory):
-    """A run of 50 steps of both stages on one device."""
+    """A run of 10 steps of both stages on one device."""
     run = tmp_path_factory.mktemp("alone") / "run"
-    train.main(["--data", str(slices_folder), "--run", str(run), *FIFTY])
+    train.main(["--data", str(slices_folder), "--run", str(run), *FEW])
     return run
 
 
@@ -86,7 +87,7 @@ def ends_well(processes):
 @pytest.mark.slow
 def test_two_workers_train_what_one_trains(alone, slices_folder, tmp_path):
     vqvae, prior = tmp_path / "vqvae", tmp_path / "prior"
-    ends_well(start_workers(tmp_path, 2, "--data", str(slices_folder), "--run", str(vqvae), "--stage", "vqvae", *FIFTY))
+    ends_well(start_workers(tmp_path, 2, "--data", str(slices_folder), "--run", str(vqvae), "--stage", "vqvae", *FEW))
     assert largest_difference(alone, vqvae, "vqvae") < 1e-4
     ends_well(start_workers(tmp_path, 2, "--vqvae", str(alone), "--run", str(prior)))
     assert largest_difference(alone, prior, "prior") < 1e-4
@@ -95,9 +96,9 @@ def test_two_workers_train_what_one_trains(alone, slices_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_worker_ends_the_job_with_a_sentence_and_the_job_goes_on(slices_folder, tmp_path):
-    found = lose_a_worker(tmp_path, 1, ["--data", str(slices_folder), *FIFTY])
+    found = lose_a_worker(tmp_path, 1, ["--data", str(slices_folder), *TINY, *steps_flags(30)], step=5)
     assert found["status"] == 2 and "another worker was lost; the last good checkpoint is" in found["sentence"]
-    assert found["resumed"] == [0, 0] and found["finished"] and "vqvae: going on after step 2" in found["went_on"]
+    assert found["resumed"] == [0, 0] and found["finished"] and "vqvae: going on after step" in found["went_on"]
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import train
 train.main(["--distribute", "mirrored", *sys.argv[1:]])
 """
-    for stage, flags in (("vqvae", ["--data", str(slices_folder), "--stage", "vqvae", *FIFTY]),
+    for stage, flags in (("vqvae", ["--data", str(slices_folder), "--stage", "vqvae", *FEW]),
                          ("prior", ["--vqvae", str(alone)])):
         run = tmp_path / stage
         done = subprocess.run([sys.executable, "-c", code, *flags, "--run", str(run)], capture_output=True, text=True)

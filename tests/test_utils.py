@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import utils
+from slices.frame import to_bytes
+from training.folder import load_models, run_folder
 from utils import UserError
 
 
@@ -48,9 +50,9 @@ def test_random_numbers_are_a_function_of_seed_purpose_and_index():
 
 
 def test_run_names_and_paths(tmp_path):
-    assert utils.run_folder("demo").parts == ("runs", "demo")
-    assert utils.run_folder("./demo").parts == ("demo",)
-    assert utils.run_folder(str(tmp_path)) == tmp_path
+    assert run_folder("demo").parts == ("runs", "demo")
+    assert run_folder("./demo").parts == ("demo",)
+    assert run_folder(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("text", ["0", "nan", "1e9", "x"])
@@ -63,12 +65,12 @@ def test_numbers_out_of_range_are_refused(text):
 
 
 def test_grey_levels_round_and_clip():
-    assert list(utils.to_bytes(np.array([[-1, 0, 0.4999 / 255, 0.5001 / 255, 1, 2]]))[0]) == [0, 0, 0, 1, 255, 255]
+    assert list(to_bytes(np.array([[-1, 0, 0.4999 / 255, 0.5001 / 255, 1, 2]]))[0]) == [0, 0, 0, 1, 255, 255]
 
 
 def test_a_damaged_model_is_one_sentence(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "vqvae.keras").write_bytes(b"PK no archive")
     with pytest.raises(UserError, match="cannot be loaded") as error:
-        utils.load_models(run, prior=False)
+        load_models(run, prior=False)
     assert "\n" not in str(error.value)

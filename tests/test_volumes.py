@@ -10,7 +10,11 @@ from PIL import Image
 from scipy import ndimage
 
 import dataset
-import volumes
+from slices import cutting, scans, skull, volumes
+from slices.cutting import cut
+from slices.index import find_slices
+from slices.scans import find_scans
+from slices.splits import split_by_subject
 from utils import Interrupted, UserError
 
 SMALL = dict(slices=5, spacing=2.0, depth=18.0, image_size=(64, 64))
@@ -21,7 +25,7 @@ AXES = ["".join(axes) for order in itertools.permutations(("LR", "PA", "IS")) fo
 @pytest.fixture(autouse=True)
 def small_brains(monkeypatch):
     """Let brains of 20 ml pass: they are quick to resample."""
-    monkeypatch.setattr(volumes, "SMALLEST_BRAIN", 20)
+    monkeypatch.setattr(cutting, "SMALLEST_BRAIN", 20)
 
 
 def phantom(affine=None, shape=(52, 62, 48)):
@@ -55,8 +59,8 @@ def shifted(image):
 def upright():
     """The slices of the phantom as it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(volumes, "SMALLEST_BRAIN", 20)
-        return volumes.cut(phantom(), **SMALL)
+        patch.setattr(cutting, "SMALLEST_BRAIN", 20)
+        return cut(phantom(), **SMALL)
 
 
 def save(path, image):
@@ -89,7 +93,7 @@ def test_a_slice_shows_the_front_at_the_top_and_the_left_at_the_left(upright):
 @pytest.mark.parametrize("axes", AXES)
 def test_the_slices_are_the_same_in_every_orientation(axes, upright):
     assert len(set(AXES)) == 48
-    images, heights, _, facts = volumes.cut(shifted(turned(phantom(), axes)), **SMALL)
+    images, heights, _, facts = cut(shifted(turned(phantom(), axes)), **SMALL)
     assert facts["orientation"] == axes
     assert np.abs(images.astype(int) - upright[0]).max() <= 1 and heights.tolist() == upright[1].tolist()
 
@@ -101,7 +105,7 @@ def test_oblique_heads_with_oblong_voxels_keep_their_left(axes, upright):
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = about_z @ about_x @ np.diag([1.2, 0.8, 1.5])
-    images = volumes.cut(shifted(turned(phantom(affine, (52, 90, 42)), axes)), **SMALL)[0]
+    images = cut(shifted(turned(phantom(affine, (52, 90, 42)), axes)), **SMALL)[0]
     assert np.abs(landmarks(images) - landmarks(upright[0])).max() < 2
     for mirrored in (images[:, :, ::-1], images[:, ::-1], images[:, ::-1, ::-1]):
         assert np.abs(landmarks(mirrored) - landmarks(upright[0])).max() > 10
@@ -118,8 +122,8 @@ def landmarks(images):
 def test_dicom_series_of_any_plane_give_the_slices_of_the_volume(axes, backwards, tmp_path, upright):
     pytest.importorskip("dicom2nifti")
     write_dicom(tmp_path / "scans/sub-7/dicom", turned(phantom(), axes), backwards)
-    dataset.main(["--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
-    made = dataset.find_slices(tmp_path / "out")
+    dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
+    made = find_slices(tmp_path / "out")
     assert set(made["subject"]) == {"sub-7"} and len(made) == 5
     for path, expected in zip(made["path"], upright[0], strict=True):
         assert np.abs(np.asarray(Image.open(tmp_path / "out" / path)).astype(int) - expected).max() <= 2
@@ -193,21 +197,21 @@ BROKEN = {
 @pytest.mark.parametrize("reason", BROKEN)
 def test_a_volume_that_cannot_be_used_says_why(reason):
     with pytest.raises(UserError, match=reason):
-        volumes.cut(BROKEN[reason](), **SMALL)
+        cut(BROKEN[reason](), **SMALL)
 
 
 def test_slices_that_do_not_fit_are_told():
     with pytest.raises(UserError, match="its brain is 3. mm high"):
-        volumes.cut(phantom(), **SMALL | dict(depth=60))
+        cut(phantom(), **SMALL | dict(depth=60))
     with pytest.raises(UserError, match="does not fit into --image-size 32 32"):
-        volumes.cut(phantom(), **SMALL | dict(image_size=(32, 32)))
+        cut(phantom(), **SMALL | dict(image_size=(32, 32)))
 
 
 def test_voxels_that_are_not_finite_are_background_and_counted(upright):
     image = phantom()
     voxels = image.get_fdata(dtype=np.float32)
     outside = voxels == 0
-    images, _, _, facts = volumes.cut(nibabel.Nifti1Image(np.where(outside, np.nan, voxels), image.affine), **SMALL)
+    images, _, _, facts = cut(nibabel.Nifti1Image(np.where(outside, np.nan, voxels), image.affine), **SMALL)
     assert facts["not_finite"] == outside.sum() and np.array_equal(images, upright[0])
 
 
@@ -217,7 +221,7 @@ def test_one_broken_volume_does_not_stop_the_others_and_is_tried_again(tmp_path,
     whole = (scans / "good.nii.gz").read_bytes()
     (scans / "fake.nii").write_bytes(b"not a volume" * 90)
     (scans / "cut.nii.gz").write_bytes(whole[:2000])
-    argv = ["--volumes", str(scans), "--out", str(out), *FLAGS]
+    argv = ["cut", "--volumes", str(scans), "--out", str(out), *FLAGS]
     dataset.main(argv)
     said = capsys.readouterr()
     assert "1 of 3 scans of 1 people" in said.out and "2 of 3 scans cannot be used" in said.err
@@ -234,18 +238,18 @@ def test_one_broken_volume_does_not_stop_the_others_and_is_tried_again(tmp_path,
 def test_where_nothing_can_be_used_nothing_is_left(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="does not exist"):
-        dataset.main(["--volumes", str(tmp_path / "nowhere"), "--out", str(out)])
+        dataset.main(["cut", "--volumes", str(tmp_path / "nowhere"), "--out", str(out)])
     (tmp_path / "scans/dicom").mkdir(parents=True)
     with pytest.raises(UserError, match="no NIfTI file and no DICOM series"):
-        dataset.main(["--volumes", str(tmp_path / "scans"), "--out", str(out)])
+        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(out)])
     (tmp_path / "scans/fake.nii").write_bytes(b"no volume")
     with pytest.raises(UserError, match=r"none of the 1 scans .*\n  fake.nii: it cannot be read"):
-        dataset.main(["--volumes", str(tmp_path / "scans"), "--out", str(out), *FLAGS])
+        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(out), *FLAGS])
     assert not out.exists()
     out.mkdir()
     (out / "mine.txt").touch()
     with pytest.raises(UserError, match="something other"):
-        dataset.main(["--volumes", str(tmp_path / "scans"), "--out", str(out), *FLAGS])
+        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(out), *FLAGS])
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
@@ -256,7 +260,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeyp
     scans = tmp_path / "scans"
     for i in range(3):
         save(scans / f"{i}.nii.gz", turned(phantom(), AXES[i]))
-    cut, count = volumes.cut, []
+    count = []
 
     def interrupt(*args, **options):
         count.append(1)
@@ -264,7 +268,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeyp
             raise KeyboardInterrupt
         return cut(*args, **options)
 
-    argv = ["--volumes", str(scans), "--out", str(tmp_path / "out"), *FLAGS]
+    argv = ["cut", "--volumes", str(scans), "--out", str(tmp_path / "out"), *FLAGS]
     monkeypatch.setattr(volumes, "cut", interrupt)
     with pytest.raises(Interrupted, match="goes on from there"):
         dataset.main(argv)
@@ -272,7 +276,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeyp
         dataset.main([*argv, "--depth", "19"])
     dataset.main(argv)
     assert len(count) == 2 + 2  # the first is not cut again
-    dataset.main(["--volumes", str(scans), "--out", str(tmp_path / "straight"), *FLAGS])
+    dataset.main(["cut", "--volumes", str(scans), "--out", str(tmp_path / "straight"), *FLAGS])
     for path in (tmp_path / "straight").rglob("*.*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "straight")).read_bytes(), path
@@ -284,9 +288,10 @@ def test_two_workers_make_the_bytes_of_one(tmp_path):
     for i in range(2):
         save(tmp_path / f"scans/{i}.nii", nibabel.Nifti1Image(brain[8:44, 4:-4, 4:-4] * (i + 1), affine))
     for workers in ("1", "2"):
-        dataset.main(["--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / workers), "--workers", workers])
+        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / workers),
+                      "--workers", workers, "--slices", "6", "--spacing", "4"])
     one = {path.name: path.read_bytes() for path in (tmp_path / "1").rglob("*.png")}
-    assert one == {path.name: path.read_bytes() for path in (tmp_path / "2").rglob("*.png")} and len(one) == 43
+    assert one == {path.name: path.read_bytes() for path in (tmp_path / "2").rglob("*.png")} and len(one) == 15
 
 
 # ---- who is who -----------------------------------------------------------------------------
@@ -300,15 +305,15 @@ def test_a_bids_tree_keeps_people_sessions_and_labels_apart(tmp_path, capsys):
     save(scans / "sub-00/func/sub-00_task-rest_bold.nii.gz", phantom())
     (scans / "participants.tsv").write_text("participant_id\tage\tgroup\nsub-00\t30\tdepr\nsub-01\t31\ttest\n"
                                             "sub-02\t32\tn/a\n")
-    dataset.main(["--volumes", str(scans), "--out", str(out), *FLAGS])
+    dataset.main(["cut", "--volumes", str(scans), "--out", str(out), *FLAGS])
     assert "1 NIfTI files that BIDS names other than T1w" in capsys.readouterr().err
-    made = dataset.find_slices(out)
+    made = find_slices(out)
     table = made.groupby(["subject", "label", "split"]).size().to_dict()
     assert table == {("sub-00", "depr", "train"): 5, ("sub-01", "label-test", "train"): 10,
                      ("sub-02", "unlabelled", "train"): 5}
     assert made.groupby("subject")["position"].nunique().tolist() == [5, 5, 5]
     assert (out / "train/label-test").is_dir() and list((out / "train/label-test").glob("sub-01_ses-a_*.png"))
-    split = dataset.split_by_subject(made, 0)
+    split = split_by_subject(made, 0)
     assert split.groupby("subject")["split"].nunique().max() == 1
 
 
@@ -320,17 +325,17 @@ def test_adnis_download_tree_takes_labels_by_image_and_groups_by_person(tmp_path
         save(scans / f"{name}.nii", phantom())
     (tmp_path / "adni.csv").write_text('"Image Data ID","Subject","Group","Sex"\n"I13722","002_S_0295","CN","M"\n'
                                        '"I59720","002_S_0295","MCI","M"\n"I7","003_S_1122","AD","F"\n')
-    found = volumes.find_scans(scans, tmp_path / "adni.csv")
+    found = find_scans(scans, tmp_path / "adni.csv")
     assert [(scan.subject, scan.name, scan.label) for scan in found] == [
         ("002_S_0295", "002_S_0295_I13722", "CN"), ("002_S_0295", "002_S_0295_I59720", "MCI"),
         ("003_S_1122", "003_S_1122", "AD")]
-    assert {scan.label for scan in volumes.find_scans(scans, tmp_path / "adni.csv", "sex")} == {"M", "F"}
+    assert {scan.label for scan in find_scans(scans, tmp_path / "adni.csv", "sex")} == {"M", "F"}
     with pytest.raises(UserError, match="lacks a column nonsense"):
-        volumes.find_scans(scans, tmp_path / "adni.csv", "nonsense")
-    dataset.main(["--volumes", str(scans), "--out", str(tmp_path / "out"), "--metadata", str(tmp_path / "adni.csv"),
-                  *FLAGS])
+        find_scans(scans, tmp_path / "adni.csv", "nonsense")
+    dataset.main(["cut", "--volumes", str(scans), "--out", str(tmp_path / "out"), "--metadata",
+                  str(tmp_path / "adni.csv"), *FLAGS])
     for metadata in (None, tmp_path / "adni.csv"):
-        people = dataset.find_slices(tmp_path / "out", metadata=metadata)["subject"]
+        people = find_slices(tmp_path / "out", metadata=metadata)["subject"]
         assert people.value_counts().to_dict() == {"002_S_0295": 10, "003_S_1122": 5}
 
 
@@ -338,14 +343,14 @@ def test_plain_folders_name_people_by_file_or_by_folder(tmp_path):
     for name in ("a/T1.nii.gz", "b/T1.nii", "c/I12.nii", "d/e f(1).nii.gz"):
         save(tmp_path / name, phantom())
     (tmp_path / "a/loop").symlink_to(tmp_path)
-    assert [scan.name for scan in volumes.find_scans(tmp_path)] == ["I12", "a-T1", "b-T1", "e-f-1"]
+    assert [scan.name for scan in find_scans(tmp_path)] == ["I12", "a-T1", "b-T1", "e-f-1"]
 
 
 def test_dicom_files_without_a_reader_are_told(tmp_path, monkeypatch):
     (tmp_path / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    monkeypatch.setattr(volumes, "find_spec", lambda name: None)
+    monkeypatch.setattr(scans, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install dicom2nifti"):
-        volumes.find_scans(tmp_path)
+        find_scans(tmp_path)
 
 
 # ---- heads that are not stripped ------------------------------------------------------------
@@ -362,14 +367,15 @@ def a_head():
 
 
 def test_a_head_with_its_skull_on_needs_dipy(monkeypatch):
-    monkeypatch.setattr(volumes, "find_spec", lambda name: None)
+    monkeypatch.setattr(skull, "find_spec", lambda name: None)
+    monkeypatch.setattr(cutting, "resample_to_output", lambda image, *voxels, **options: image)  # which takes long
     with pytest.raises(UserError, match="skull on.*pip install dipy"):
-        volumes.cut(a_head()[0])
+        cut(a_head()[0])
 
 
 def test_the_skull_is_taken_off_and_the_brain_stays():
     pytest.importorskip("dipy")
     head, brain = a_head()
-    images, _, _, facts = volumes.cut(head)
+    images, _, _, facts = cut(head)
     assert facts["brain"] == "extracted" and abs(facts["brain_ml"] - brain.sum() * 8 / 1000) < 60
     assert images.shape == (20, 240, 256) and not images[:, :, :40].any()

@@ -1,0 +1,1 @@
+"""How good images, codes and sets of images are."""

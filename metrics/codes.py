@@ -1,0 +1,233 @@
+"""Codes: how evenly they are used, what they cost in bits, and which of them are unusual."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.stats import median_abs_deviation
+
+from metrics.people import for_nulls, mean_by_person, value_of
+from metrics.reasons import put
+from sampling.run import prior_bits
+from slices.frame import brain_mask
+from utils import parallel
+
+POSITION_BINS = 5
+NEAR = 2  # positions apart, for slices of different people to be compared code by code
+LEAST_DEVIATION = 1.0  # bits: the black around the brain has none, and half a bit more there means nothing
+
+
+def codebook_metrics(codes, num_codes):
+    """How evenly codes (N, h, w) int use a codebook, counted over all of them at once.
+
+    Returns:
+        dict of ``perplexity`` (1 … K), ``used_fraction`` and ``largest_share`` (both 0 … 1).
+    """
+    share = np.bincount(codes.ravel(), minlength=num_codes) / codes.size  # (K,)
+    used = share[share > 0]
+    return {"perplexity": float(2 ** -(used * np.log2(used)).sum()), "used_fraction": len(used) / num_codes,
+            "largest_share": float(share.max())}
+
+
+def unigram_bits_per_code(training_codes, codes, num_codes):
+    """Cross-entropy in bits of codes under the add-one-smoothed frequencies of the training codes."""
+    counts = np.bincount(training_codes.ravel(), minlength=num_codes) + 1.0
+    return float(-np.log2(counts / counts.sum())[codes].mean())
+
+
+class PositionalBaseline:
+    """How often each code stood in each cell of the training grids, by slice position in five bins.
+
+    Mixed with the add-one-smoothed unigram; the weight of the mixture is chosen on validation people.
+
+    Args:
+        training: Part of the training people.
+        validation: that of the validation people, or None: the weight is then chosen on the training people.
+        num_codes: K.
+    """
+
+    def __init__(self, training, validation, num_codes):
+        codes, position = training.codes, training.columns["position"]
+        self.last = int(position.max())
+        counts = np.bincount(codes.ravel(), minlength=num_codes) + 1.0
+        self.unigram = counts / counts.sum()  # (K,)
+        bins = self.bins(position)
+        self.counts = np.zeros((POSITION_BINS, *codes.shape[1:], num_codes), np.uint32)
+        h, w = np.indices(codes.shape[1:])
+        np.add.at(self.counts, (bins[:, None, None], h, w, codes), 1)
+        self.totals = np.maximum(np.bincount(bins, minlength=POSITION_BINS), 1)
+        chosen_on = validation if validation is not None else training
+        self.weight = min(np.linspace(0.05, 0.95, 19), key=lambda weight: self.bits(
+            chosen_on.codes, chosen_on.columns["position"], weight).mean())
+
+    def bins(self, position):
+        """The bin of each slice's position, (N,) int; positions are ids from 1."""
+        return ((position - 1).clip(0, self.last - 1) * POSITION_BINS) // self.last
+
+    def bits(self, codes, position, weight=None, counted=None):
+        """−log2 p of every code: (N, h, w).
+
+        Args:
+            codes: (N, h, w) int.
+            position: (N,) int ids from 1.
+            weight: of the counts of the cell, in [0, 1] (default: the one that was chosen).
+            counted: whose slices they are, (N,), where they are among what was counted. Each of these people is
+                then left out of the counts: they would know their own slices.
+        """
+        weight = self.weight if weight is None else weight
+        bins = self.bins(position)
+        h, w = np.indices(codes.shape[1:])
+        seen, totals = self.counts[bins[:, None, None], h, w, codes].astype(int), self.totals[bins]
+        if counted is not None:
+            for rows in pd.DataFrame({"subject": counted}).groupby(["subject", bins]).indices.values():
+                seen[rows] -= (codes[rows][:, None] == codes[rows]).sum(axis=1)
+                totals[rows] -= len(rows)
+        share = seen / np.maximum(totals, 1)[:, None, None]
+        return -np.log2(weight * share + (1 - weight) * self.unigram[codes])
+
+    def draw(self, position, random):
+        """Codes (N, h, w) int32 for positions (N,) as ids from 1, every cell drawn on its own."""
+        grids = []
+        for place in self.bins(position):
+            p = self.weight * self.counts[place] / self.totals[place] + (1 - self.weight) * self.unigram  # (h, w, K)
+            cumulative = p.cumsum(axis=-1)
+            uniforms = random.random((*p.shape[:2], 1)) * cumulative[..., -1:]
+            grids.append((cumulative <= uniforms).sum(axis=-1))
+        return np.array(grids, np.int32)
+
+
+@dataclass
+class CodeBits:
+    """What the codes of a split cost, in bits.
+
+    Attributes:
+        prior, positional, unigram: (N, h, w) float, -log2 p of every code under each of the models.
+        brain: (N, h, w) bool, the cells that touch the brain.
+        subject: (N,) of str.
+        kept: (M,) bool, which of the split's slices these are.
+    """
+
+    prior: np.ndarray
+    positional: np.ndarray
+    unigram: np.ndarray
+    brain: np.ndarray
+    subject: np.ndarray
+    kept: np.ndarray
+
+
+def measure_codes(run, cache, parts, split, baseline):
+    """What codes cost, by split and model.
+
+    Args:
+        run: sampling.run.Run.
+        cache: metrics.parts.Cache of the run.
+        parts: dict of split → Part.
+        split: the held-out one, which is judged.
+        baseline: PositionalBaseline.
+
+    Returns:
+        dict of split → CodeBits; and the sections rate, codebook and prior of metrics.json.
+    """
+    brain = {name: brain_cells(part.crops, run.code_grid) for name, part in parts.items()}
+    bits = {name: split_bits(run, cache, name, part, baseline, brain[name]) for name, part in parts.items()}
+    num_codes, num_cells = run.config["num_codes"], run.code_grid[0] * run.code_grid[1]
+    prior = prior_section(bits, split, num_codes)
+    per_code = value_of(prior[f"bits_per_code_{split}"])
+    prior["bits_per_pixel"] = per_code * num_cells / (run.frame[0] * run.frame[1])
+    prior["overfitting"] = per_code - value_of(prior["bits_per_code_train"])
+    prior["positional_weight"] = float(baseline.weight)
+    rate = {"bits_per_image": float(num_cells * np.log2(num_codes)),
+            "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
+            "bits_per_image_prior": per_code * num_cells}
+    codes, in_brain = parts[split].codes, parts[split].codes[brain[split]]
+    codebook = codebook_metrics(codes, num_codes)
+    perplexity = codebook_metrics(in_brain, num_codes)["perplexity"] if len(in_brain) else None
+    put(codebook, "perplexity_brain", perplexity, "cells")
+    return bits, rate, codebook, prior
+
+
+def split_bits(run, cache, name, part, baseline, brain):
+    """The CodeBits of a split, on as many people as nulls are drawn from."""
+    kept = for_nulls(part.slices["subject"].to_numpy())
+    subject, codes = part.slices["subject"].to_numpy()[kept], part.codes[kept]
+    columns = {key: column[kept] for key, column in part.columns.items()}
+    likelihood = cache.kept(f"bits-{name}", f"{part.fingerprint} {len(codes)}",
+                            lambda: prior_bits(run.prior, codes, columns))
+    positional = baseline.bits(codes, columns["position"], counted=subject if name == "train" else None)
+    return CodeBits(prior=likelihood, positional=positional, unigram=-np.log2(baseline.unigram)[codes],
+                    brain=brain[kept], subject=subject, kept=kept)
+
+
+def prior_section(bits, split, num_codes):
+    """Bits per code by split and model, over all cells and in the brain."""
+    prior, held_out = {}, bits[split]
+    for suffix in ("", "_brain"):
+        for name in ("train", "validation", "test"):
+            key = f"bits_per_code_{name}{suffix}"
+            if name in bits:
+                cells = bits[name].brain if suffix else None
+                put(prior, key, bits_by_person(bits[name].prior, bits[name].subject, cells), "cells")
+            else:
+                prior[key], prior[f"{key}_why"] = None, f"this look was at {split} people only"
+        cells = held_out.brain if suffix else None
+        for model in ("unigram", "positional"):
+            per_code = value_of(bits_by_person(getattr(held_out, model), held_out.subject, cells))
+            put(prior, f"{model}_bits_per_code{suffix}", per_code, "cells")
+        prior[f"uniform_bits_per_code{suffix}"] = float(np.log2(num_codes))
+    return prior
+
+
+def bits_by_person(values, subjects, cells=None):
+    """Mean of the bits (N, h, w) over some of the cells (N, h, w) bool, by person; None where there are none."""
+    cells = np.ones(values.shape, bool) if cells is None else cells
+    if not cells.any():
+        return None
+    sums, counts = (values * cells).sum(axis=(1, 2)), cells.sum(axis=(1, 2))
+    rows = [{"bits": total / count if count else np.nan} for total, count in zip(sums, counts, strict=True)]
+    return mean_by_person(rows, subjects)["bits"]
+
+
+def brain_cells(crops, grid):
+    """(N, h, w) bool: the cells of the code grid (h, w) that touch the brain of the slices (N, H, W) uint8."""
+    (h, w), (height, width) = grid, crops.shape[1:]
+
+    def cells(crop):
+        return brain_mask(crop).reshape(h, height // h, w, width // w).any(axis=(1, 3))
+
+    return np.stack(parallel(cells, crops))
+
+
+@dataclass
+class UsualBits:
+    """Bits of every code of slices that say what is usual, (M, h, w), with their positions and people.
+
+    Positions (M,) are ids from 1, as the prior's conditions are.
+    """
+
+    bits: np.ndarray
+    position: np.ndarray
+    person: np.ndarray
+
+    def compared(self, position, person):
+        """(M,) bool: the slices of other people within NEAR positions; those at all positions where it is 0."""
+        near = (position == 0) | (np.abs(self.position - position) <= NEAR)
+        others = self.person != person
+        return others & near if (others & near).any() else others
+
+    def z_scores(self, bits, position, person):
+        """How unusual the bits (h, w) of a slice are, each by those that other people have in its place.
+
+        Two-sided: over 0 less likely than usual, under 0 more likely than usual. Medians and median absolute
+        deviations take the place of means and deviations, and no deviation is less than LEAST_DEVIATION.
+        """
+        usual = self.bits[self.compared(position, person)]
+        deviation = median_abs_deviation(usual, axis=0, scale="normal")
+        return (bits - np.median(usual, axis=0)) / np.maximum(deviation, LEAST_DEVIATION)
+
+
+def over_pixels(cells, shape, blurred=False):
+    """Numbers of codes (N, h, w) as pictures (N, *shape): each over its patch, or blurred by half a patch."""
+    patch = np.array(shape) // cells.shape[1:]
+    pictures = np.kron(cells, np.ones((1, *patch)))
+    return ndimage.gaussian_filter(pictures, (0, *patch / 2)) if blurred else pictures

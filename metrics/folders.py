@@ -1,0 +1,149 @@
+"""Folders of images of any generator, and the sets that they are judged with."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from metrics.copies import shift_and_gain
+from metrics.people import SET_SLICES, for_nulls, whole_people
+from metrics.samples import Sets
+from metrics.sets import ImageSet, as_samples, replace_images
+from slices.frame import brain_crop, crop
+from slices.images import load_images
+from slices.index import find_slices
+from utils import UserError, random_generator
+
+PLANTED = 200  # copies that the search must find
+
+
+def load_folders(real, generated, train=None):
+    """The images of the folders, by "real", "generated" and, where it is given, "train".
+
+    Returns:
+        dict of name → dict of folder, slices (DataFrame), images (N, H, W, 1) uint8 and brain_boxes (N, 4) int.
+
+    Raises:
+        UserError: the folders do not go together, or there is too little in one of them.
+    """
+    folders = {"real": real, "generated": generated} | ({"train": train} if train else {})
+    loaded = {name: load_folder(folder, generated=name == "generated") for name, folder in folders.items()}
+    frames = {name: part["images"].shape[1:3] for name, part in loaded.items()}
+    if len(set(frames.values())) > 1:
+        sizes = ", ".join(f"{width}x{height} in {folders[name]}" for name, (height, width) in frames.items())
+        raise UserError(f"the folders hold images of different sizes ({sizes}): make them the same")
+    people = {name: set(part["slices"]["subject"]) for name, part in loaded.items()}
+    for name in people.keys() - {"generated"}:
+        if len(people[name]) < 2:
+            raise UserError(f"{folders[name]} holds fewer than two people: nothing can be measured")
+    shared = people["real"] & people["train"] if train else ()
+    if shared:
+        raise UserError(f"{real} and {train} share {len(shared)} people, such as {min(shared)}: "
+                        "nothing unseen would be left to compare with")
+    return loaded
+
+
+def load_folder(folder, generated=False):
+    """The images of a folder with their labels and positions; those of predict.py are in its samples.csv."""
+    slices = find_slices(folder)
+    table = Path(folder) / "samples.csv"
+    if generated and table.is_file():
+        told = pd.read_csv(table, dtype=str)
+        slices = slices[slices["path"] != "sheet.png"].reset_index(drop=True)  # predict.py's contact sheet
+        if not {"file", "label", "position"} <= set(told.columns) or not set(slices["path"]) <= set(told["file"]):
+            raise UserError(f"{table} does not give the label and position of every image in {folder}")
+        told = told.drop_duplicates("file").set_index("file").loc[slices["path"]]
+        slices = slices.assign(label=told["label"].to_numpy(), subject=slices["path"],
+                               position=pd.to_numeric(told["position"], errors="coerce").fillna(-1).to_numpy(int))
+    loaded = load_images(folder, slices["path"].tolist())
+    return {"folder": folder, "slices": slices[loaded.usable].reset_index(drop=True), "images": loaded.images,
+            "brain_boxes": loaded.brain_boxes}
+
+
+def folder_sets(loaded, seed, num_samples, notes):
+    """The Sets of what ``load_folders`` read; the originals take the place of reconstructions.
+
+    Args:
+        seed: int from 0, of who stands for whom and of the planted copies.
+        num_samples: how many images copies are searched for in.
+        notes: list of str, to which is added what a reader must know.
+
+    Raises:
+        UserError: there are too few generated images.
+    """
+    images = image_sets(loaded, notes)
+    candidates, pool = images["generated"], images.get("train")
+    count = len(candidates.images)
+    reference = images["real"].take(whole_people(images["real"].person, min(SET_SLICES, count)))
+    reference = reference.take(slice(0, count))
+    if len(set(reference.person)) < 2:
+        raise UserError(f"{loaded['generated']['folder']} holds too few images ({count}) to stand for two people")
+    rows = match(reference, candidates, random_generator(seed, "matching"))
+    everyone = as_samples(candidates, candidates.images)
+    samples = everyone.take(rows)
+    samples.label, samples.position = reference.label, reference.position
+    if pool is None:
+        notes.append("no --train: components are fitted on the real people, and there are no null bands and no audit")
+        pool = planted = reference.take(slice(0, 0))
+        fitted = reference
+    else:
+        fitted, planted = pool.take(for_nulls(pool.person)), softened_copies(pool, seed)
+    return Sets(
+        reference=reference, originals=reference, pool=fitted if len(pool.images) else pool, pool_originals=fitted,
+        samples=[samples], search=pool, planted=planted, labels=labels_of(loaded),
+        all_samples=everyone.take(slice(0, max(num_samples, len(rows)))))
+
+
+def labels_of(loaded):
+    """The labels of the real slices, in the order of their ids."""
+    return sorted(set(loaded["real"]["slices"]["label"]))
+
+
+def image_sets(loaded, notes):
+    """The folders as ImageSets by name, in the crop box; labels or positions that one side lacks are not used."""
+    real, generated = loaded["real"]["slices"], loaded["generated"]["slices"]
+    labels = labels_of(loaded)
+    label_known = set(generated["label"]) <= set(labels)
+    position_known = set(generated["position"]) <= set(real["position"]) and (
+        generated["position"].nunique() > 1 or real["position"].nunique() == 1)
+    for known, what in ((label_known, "labels"), (position_known, "positions")):
+        if not known:
+            notes.append(f"the {what} of the generated images are unknown: they are not used on any side")
+    people = loaded.get("train", loaded["real"])
+    box = brain_crop(people["brain_boxes"], people["images"].shape[1:3], 8)
+
+    def image_set(slices, images):
+        label = slices["label"].map({label: i + 1 for i, label in enumerate(labels)}).fillna(0).to_numpy(int)
+        position = slices["position"].to_numpy(int)
+        return ImageSet(crop(images, box)[..., 0], label if label_known else np.zeros_like(label),
+                        position if position_known else np.zeros_like(position),
+                        slices["subject"].to_numpy().astype(str))
+
+    return {name: image_set(part["slices"], part["images"]) for name, part in loaded.items()}
+
+
+def softened_copies(pool, seed):
+    """Copies that a search must find: training slices, blurred as a decoder would, shifted, and with another gain."""
+    random = random_generator(seed, "planted copies")
+    rows = random.choice(len(pool.images), min(PLANTED, len(pool.images)), replace=False)
+    blur = pool.images.shape[1] / 160  # pixels
+    softened = ndimage.gaussian_filter(pool.images[rows], (0, blur, blur))
+    planted = replace_images(pool.take(rows), shift_and_gain(softened, random))
+    planted.person = np.full(len(rows), "planted copy")
+    return planted
+
+
+def match(reference, candidates, random):
+    """A row of the candidates for each slice of the reference: same label and position while they last."""
+    free = np.ones(len(candidates.images), bool)
+    order = random.permutation(len(free))
+    rows = []
+    for label, position in zip(reference.label, reference.position, strict=True):
+        same_position = candidates.position[order] == position
+        fits = [free[order] & same_position & (candidates.label[order] == label), free[order] & same_position,
+                free[order]]
+        row = order[next(fit for fit in fits if fit.any()).argmax()]
+        free[row] = False
+        rows.append(row)
+    return np.array(rows)

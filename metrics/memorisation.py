@@ -1,0 +1,113 @@
+"""Whether samples copy training slices, whole or in part, and whether the models know whom they were trained on."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from metrics.copies import CopySearch, nearest_windows
+from metrics.nulls import NULL_DRAWS, band, draw_null
+from metrics.people import auc_interval
+
+
+def measure_memorisation(sets, seed):
+    """The section memorisation of metrics.json, and the ten nearest pairs of (sample, training row, distance).
+
+    Args:
+        sets: Sets.
+        seed: int, of the people that stand for those of the reference in the null bands.
+    """
+    distance, nearest = search_copies(sets)
+    threshold = float(np.quantile(distance["planted"], 0.95))
+    below = {name: values <= threshold for name, values in distance.items()}
+    draws = [draw_null(sets.pool, sets.reference, seed, draw)[1] for draw in range(NULL_DRAWS)]
+    false_alarm, unseen = float(below["unseen"].mean()), np.median(distance["unseen"])
+    result = {"searched_samples": len(below["samples"]), "searched_training_slices": len(sets.search.images),
+              "planted": len(below["planted"]), "planted_found": float(below["planted"].mean()),
+              "threshold": threshold, "audit_false_alarm": false_alarm,
+              "copies_fraction": float(below["samples"].mean() - false_alarm),
+              "copies_fraction_null": band([below["null"][rows].mean() - false_alarm for rows in draws]),
+              "people_copied": len(set(sets.search.person[nearest[below["samples"]]])),
+              "nn_ratio": float(np.median(distance["samples"]) / unseen),
+              "nn_ratio_null": band([np.median(distance["null"][rows]) / unseen for rows in draws])}
+    local, local_excess = measure_local_copies(sets)
+    excess = more_than_chance(below["samples"], np.concatenate([below["unseen"], below["null"]])) or local_excess
+    result |= local | {"flagged": bool(excess)}
+    result["verdict"] = verdict(result, below["samples"].mean())
+    order = np.argsort(distance["samples"])[:10]
+    return result, [(int(row), int(nearest[row]), float(distance["samples"][row])) for row in order]
+
+
+def search_copies(sets):
+    """The distance of slices to the nearest of training, by what they are; and the row nearest to each sample."""
+    search = CopySearch(sets.search)
+    unseen, _ = search.nearest(sets.reference, "unseen people")
+    planted, _ = search.nearest(sets.planted, "planted copies")
+    samples, nearest = search.nearest(sets.all_samples, "samples")
+    null, _ = search.nearest(sets.pool, "training people, each without their own slices")
+    return {"unseen": unseen, "planted": planted, "samples": samples, "null": null}, nearest
+
+
+def verdict(result, samples_below):
+    """What the audit says in a sentence: cannot tell, copies found, or no copies found.
+
+    Args:
+        result: the section so far.
+        samples_below: the share of samples that are as near to a training slice as planted copies.
+    """
+    false_alarm, found = result["audit_false_alarm"], f"{100 * result['planted_found']:.0f} %"
+    if false_alarm > 0.05:
+        return (f"cannot tell: {100 * false_alarm:.0f} % of unseen people's slices look like copies to a search "
+                f"that finds {found} of planted copies")
+    if not result["flagged"]:
+        return f"no copies found by a search that finds {found} of planted copies; not a privacy guarantee"
+    local = result["copies_local"]
+    return (f"copies found: {100 * samples_below:.1f} % of samples are as near to a training slice as planted copies "
+            f"are, {100 * false_alarm:.1f} % of unseen people's slices"
+            + ("" if local is None else f"; in windows of codes {100 * local:.1f} % more than unseen people's"))
+
+
+def more_than_chance(samples, clean):
+    """Whether more samples fall below the threshold than those that copy nothing would (binomial, 1 %).
+
+    The rate of those, slices of unseen people and of training people with their own left out, is smoothed
+    by adding one to their count.
+    """
+    rate = (clean.sum() + 1) / (len(clean) + 2)
+    return bool(stats.binom.sf(samples.sum() - 1, len(samples), rate) < 0.01)
+
+
+def measure_local_copies(sets):
+    """copies_local of the section memorisation, and whether there are more than chance would make."""
+    codes = sets.codes
+    if codes is None:
+        return {"copies_local": None, "copies_local_why": "images without codes have no windows of codes"}, False
+    own = [np.flatnonzero(sets.search.person == person) for person in sets.pool.person]
+    agreement = {"unseen": nearest_windows(codes.reference, codes.search),
+                 "planted": nearest_windows(codes.planted, codes.search),
+                 "samples": nearest_windows(codes.samples, codes.search),
+                 "null": nearest_windows(codes.search[codes.pool_rows], codes.search, own.__getitem__)}
+    threshold = np.quantile(agreement["planted"], 0.05)
+    above = {name: values >= threshold for name, values in agreement.items()}
+    false_alarm = float(above["unseen"].mean())
+    excess = more_than_chance(above["samples"], np.concatenate([above["unseen"], above["null"]]))
+    return {"copies_local": float(above["samples"].mean() - false_alarm), "local_false_alarm": false_alarm,
+            "local_threshold": float(threshold)}, excess and false_alarm <= 0.05
+
+
+def membership(bits, parts, split):
+    """How well one number per person tells training people from those of ``split``, as AUC with an interval.
+
+    Args:
+        bits: dict of split → CodeBits.
+        parts: dict of split → Part.
+    """
+    scores = {}
+    for name in ("train", split):
+        part = parts[name]
+        error = [np.abs(part.crops[row].astype(float) - part.reconstructions[row]).mean()
+                 for row in np.flatnonzero(bits[name].kept)]
+        surprise = (bits[name].prior - bits[name].positional).mean(axis=(1, 2))
+        scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(bits[name].subject).mean()
+    return {"membership_auc": auc_interval(scores[split]["prior"], scores["train"]["prior"]),
+            "membership_auc_vqvae": auc_interval(scores[split]["vqvae"], scores["train"]["vqvae"]),
+            "membership_note": "weak attack, no shadow models"}

@@ -1,0 +1,127 @@
+"""A split of a run, encoded and decoded, and samples that go with it; what took long is kept in the run's folder."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from metrics.sets import ImageSet
+from sampling.draws import draw_codes
+from sampling.run import encode_images
+from slices.frame import crop
+from slices.images import load_images
+from slices.index import condition_ids
+from utils import UserError, file_sha256, whole_file
+
+SAMPLE_BLOCK = 64  # grids per sampling call, always: floating-point sums differ with the shape of the batch
+
+
+@dataclass
+class Part:
+    """The slices of one split of a run.
+
+    Attributes:
+        slices: DataFrame, their rows of the index.
+        columns: dict of label and position, (N,) int32: the prior's conditions, ids from 1, 0 for an unknown label.
+        codes: (N, h, w) int32.
+        crops, reconstructions: (N, H, W) uint8, in the crop box.
+        fingerprint: str, of the pixels.
+        images: (N, frame, 1) uint8, as they are on disk; None where nobody asked for them, for they are the largest.
+    """
+
+    slices: pd.DataFrame
+    columns: dict
+    codes: np.ndarray
+    crops: np.ndarray
+    reconstructions: np.ndarray
+    fingerprint: str
+    images: np.ndarray = None
+
+    def image_set(self, images, rows=slice(None)):
+        """Some rows of the part as an ImageSet with these images (N, H, W) uint8."""
+        return ImageSet(images, self.columns["label"], self.columns["position"] - 1,
+                        self.slices["subject"].to_numpy().astype(str)).take(rows)
+
+
+class Cache:
+    """Arrays kept under cache/ of a run's folder, by the hash of the models, the seed and what they are made from.
+
+    Args:
+        run: sampling.run.Run.
+        seed: int, of what is random in them.
+    """
+
+    def __init__(self, run, seed=0):
+        files = ("vqvae.keras", "prior.keras")[: 1 + (run.stage == "prior")]
+        self.folder = run.folder / "cache"
+        self.key = "".join(file_sha256(run.folder / name) for name in files) + f" {seed}"
+
+    def kept(self, name, content, compute):
+        """``compute()``, an array: computed once for each ``content``, a str, then read.
+
+        Codes lie there as int16 where they fit, half of what the models take.
+        """
+        digest = hashlib.sha256(f"{self.key} {content}".encode()).hexdigest()[:16]
+        path = self.folder / f"{name}-{digest}.npz"
+        if path.is_file():
+            values = np.load(path, allow_pickle=False)["values"]
+            return values.astype(np.int32) if values.dtype == np.int16 else values
+        values = compute()
+        is_short = values.dtype == np.int32 and values.max(initial=0) < 2**15
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as temporary:
+            np.savez_compressed(temporary, values=values.astype(np.int16) if is_short else values)
+        return values
+
+
+def check_people(run, split):
+    """Raise a UserError unless the run has two training people and two of the split ``split``."""
+    for name in ("train", split):
+        if run.slices["subject"][run.slices["split"] == name].nunique() < 2:
+            raise UserError(f"the run {run.folder} has fewer than two {name} people: nothing can be measured")
+
+
+def load_parts(run, cache, split):
+    """The Parts of train, validation and ``split`` by name; images as on disk for ``split`` alone.
+
+    Raises:
+        UserError: too few slices can be read.
+    """
+    return {name: load_part(run, cache, name, frames=name == split)
+            for name in dict.fromkeys(("train", "validation", split)) if (run.slices["split"] == name).any()}
+
+
+def load_part(run, cache, split, frames=False):
+    """The Part of one split; with ``frames`` it has the images as they are on disk.
+
+    Raises:
+        UserError: fewer than two people of a split that is needed have readable slices.
+    """
+    slices = run.slices[run.slices["split"] == split]
+    loaded = load_images(run.data, slices["path"].tolist(), run.frame)
+    slices = slices[loaded.usable].reset_index(drop=True)
+    if (frames or split == "train") and slices["subject"].nunique() < 2:
+        raise UserError(f"fewer than two {split} people in {run.data} have readable slices: nothing can be measured")
+    codes = cache.kept(f"codes-{split}", loaded.fingerprint, lambda: encode_images(run.vqvae, loaded.images, run.box))
+    return Part(slices=slices, columns=condition_ids(slices, run.labels), codes=codes,
+                crops=crop(loaded.images, run.box)[..., 0], reconstructions=run.decode_crops(codes, split),
+                fingerprint=loaded.fingerprint, images=loaded.images if frames else None)
+
+
+def sample_codes(run, cache, label, position, count, seed=0, **sampling):
+    """Codes (count, h, w) int32 of samples whose conditions repeat those given.
+
+    Args:
+        label, position: (N,) int32 ids.
+        seed: int; sample i depends on it and on i alone.
+        sampling: temperature, top_k, top_p; the cache does not tell them apart.
+    """
+    def compute():
+        repeated = np.arange(-(-count // SAMPLE_BLOCK) * SAMPLE_BLOCK) % len(label)
+        blocks = draw_codes(run.prior, label[repeated], position[repeated], seed, "evaluation codes",
+                            block=SAMPLE_BLOCK, **sampling)
+        return np.concatenate([codes for _, codes, _ in blocks])[:count]
+
+    conditions = hashlib.sha256(label.tobytes() + position.tobytes()).hexdigest()
+    return cache.kept("samples", f"{conditions} {count}", compute)

@@ -1,0 +1,1 @@
+"""What is shown of runs: numbers, figures, pages, posters, model cards."""

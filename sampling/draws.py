@@ -1,0 +1,166 @@
+"""Which label and position images are drawn under, and the codes that the prior draws for them.
+
+Image i depends on the seed and on i alone, whatever the number of images.
+"""
+
+import datetime
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from slices.images import load_images
+from slices.index import condition_ids
+from utils import UserError, progress, random_generator
+
+BLOCK = 32  # images per call of a model, always: floating-point sums differ with the shape of the batch
+NONE = "none"  # the model without a label, or without a position
+
+
+def wanted_conditions(labels, num_positions, label=None, position=None):
+    """The ids of a label and of a position: from 1, 0 for "none", None where none is given.
+
+    Args:
+        labels: the labels that the run knows.
+        num_positions: how many positions it knows.
+        label: one of them, "none", or None.
+        position: 0 to num_positions - 1 as int or str, "none", or None.
+
+    Raises:
+        UserError: the run does not know it.
+    """
+    label_id = position_id = None
+    if label is not None:
+        if label not in (*labels, NONE):
+            raise UserError(f"unknown --label {label}: this run has {', '.join(labels)} and none")
+        label_id = 0 if label == NONE else labels.index(label) + 1
+    if position is not None:
+        known = [str(i) for i in range(num_positions)]
+        if str(position) not in (*known, NONE):
+            raise UserError(f"unknown --position {position}: this run has 0 to {known[-1]} and none")
+        position_id = 0 if position == NONE else int(position) + 1
+    return label_id, position_id
+
+
+def choose_conditions(run, num_images, label=None, position=None, seed=0):
+    """The label and position of every image, as ids from 1 with 0 for none: two (N,) int32 arrays.
+
+    What is not given is drawn, label and position together, from the training slices of ``run``, a Run.
+
+    Raises:
+        UserError: a label or position that the run does not know.
+    """
+    label_id, position_id = wanted_conditions(run.labels, run.num_positions, label, position)
+    training = condition_ids(run.slices[run.slices["split"] == "train"], run.labels)
+    draws = [int(random_generator(seed, "conditions", i).integers(len(training["label"])))
+             for i in range(num_images)]
+    labels, positions = training["label"][draws], training["position"][draws]
+    if label_id is not None:
+        labels = np.full_like(labels, label_id)
+    if position_id is not None:
+        positions = np.full_like(positions, position_id)
+    return labels, positions
+
+
+def look_up(run, paths, label=None, position=None):
+    """What is known of given slices: a DataFrame of label, position, subject, split, a row for each path.
+
+    It is read from the run's slices.csv when the file is in it; ``label`` and ``position`` overrule that. Unknown
+    are the label "none", the position -1, and "". What is not known is said.
+    """
+    label_id, position_id = wanted_conditions(run.labels, run.num_positions, label, position)
+    root = run.data.resolve()
+    names = [Path(os.path.relpath(Path(path).resolve(), root)).as_posix() for path in paths]
+    index = run.slices.set_index("path")[["label", "position", "subject", "split"]]
+    known = index.reindex(names).reset_index(drop=True)
+    known = known.fillna({"label": NONE, "position": -1, "subject": "", "split": ""}).astype({"position": int})
+    if label_id is not None:
+        known["label"] = label
+    if position_id is not None:
+        known["position"] = position_id - 1
+    for column, unknown, given in (("label", ~known["label"].isin(run.labels), label),
+                                   ("position", known["position"] < 0, position)):
+        if unknown.any() and given is None:
+            print(f"the {column} of {unknown.sum()} of {len(known)} slices is not known: the model without it is used "
+                  f"(--{column} tells it)")
+    trained = known["split"] == "train"
+    if trained.any():
+        print(f"{trained.sum()} of {len(known)} slices are of people that the run was trained on: it knows them better "
+              "than others")
+    return known
+
+
+def say_outside(outside):
+    """Tell how many images, (N,) bool, do not fit into the crop box."""
+    if outside.any():
+        print(f"{outside.sum()} of {len(outside)} images have brain outside the run's crop box; it is cut off")
+
+
+def draw_held_out(run, count, seed=0):
+    """``count`` slices of validation people, of as many people as there are, drawn by the seed.
+
+    Returns:
+        Their rows of the index, and the images (count, H, W, 1) uint8 in the run's frame.
+
+    Raises:
+        UserError: there are not so many, or the run's data is not there.
+    """
+    run.needs_data()
+    slices = run.slices[run.slices["split"] == "validation"]
+    shuffled = slices.sample(frac=1, random_state=random_generator(seed, "held-out slices"))
+    turn = shuffled.groupby("subject").cumcount()  # 0 for the first slice of each person, 1 for the second …
+    drawn = shuffled.iloc[turn.argsort(kind="stable")][:count]
+    loaded = load_images(run.data, drawn["path"].tolist(), run.frame)
+    if len(loaded.images) < count:
+        raise UserError(f"the run has {len(loaded.images)} usable slices of validation people, not {count}: ask for "
+                        "fewer")
+    return drawn, loaded.images
+
+
+def shard_of(count, part, parts):
+    """The first image of part 1 … parts of ``count`` images, and the one after its last; parts differ by one at most.
+
+    Raises:
+        UserError: there are more parts than images.
+    """
+    if parts > count:
+        raise UserError(f"--shard {part}/{parts}: {count} images make {count} parts at most")
+    return (part - 1) * count // parts, part * count // parts
+
+
+def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK,
+               temperature=1.0, top_k=None, top_p=None):
+    """Draw code grids block by block.
+
+    Blocks begin at multiples of ``block`` whatever ``first`` is, so that a grid always has the same slot, and the
+    last one is padded.
+
+    Args:
+        label, position: (N,) int ids, 0 for none.
+        seed, purpose: of the random numbers; grid i depends on them and on i alone.
+        first, end: the first grid that is wanted and the one after the last (default: all N).
+        temperature, top_k, top_p: of the distribution drawn from.
+
+    Yields:
+        The number of the block's first grid, codes (block, h, w) int32, and their log-likelihood in bits, (block,).
+    """
+    end = len(label) if end is None else end
+    for start in progress(range(first - first % block, end, block), desc="sampling", unit=" blocks", leave=None):
+        uniforms = np.stack([random_generator(seed, purpose, i).random(prior.grid, np.float32)
+                             for i in range(start, start + block)])
+        conditions = [np.pad(ids[start: start + block], (0, block - len(ids[start: start + block])), mode="edge")
+                      for ids in (label, position)]
+        codes, log_likelihood = prior.sample(uniforms, *conditions, temperature, top_k, top_p)
+        yield start, np.asarray(codes), np.asarray(log_likelihood, float) / math.log(2)
+
+
+def sample_row(labels, file, i, seed, label, position, bits):
+    """What samples.csv says of image i; label and position are ids."""
+    return {"file": file, "index": i, "seed": seed, "label": labels[label - 1] if label else NONE,
+            "position": position - 1 if position else NONE, "log_likelihood_bits": f"{bits:.4f}"}
+
+
+def output_folder(out, run, name):
+    """Where to write: ``out``, or a folder of the run, in whose name {time} stands for now."""
+    return Path(out or run.folder / "samples" / name.format(time=f"{datetime.datetime.now():%Y%m%d-%H%M%S}"))

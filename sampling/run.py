@@ -1,0 +1,236 @@
+"""A finished run as an object: what everything after training starts from, in the scripts and in a notebook."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sampling.draws import BLOCK, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
+from slices.frame import Box, crop, paste, to_bytes
+from slices.index import read_slices
+from training.folder import load_models, open_run
+from training.workers import start_tensorflow
+from utils import UserError, block_starts, progress
+
+
+@dataclass
+class Samples:
+    """Images that a run drew.
+
+    Attributes:
+        images: (N, H, W) uint8, in the full frame.
+        codes: (N, h, w) int32.
+        bits: (N,) float, the log-likelihood of each under the model, in bits.
+        rows: list of dicts, what samples.csv says of each.
+    """
+
+    images: np.ndarray
+    codes: np.ndarray
+    bits: np.ndarray
+    rows: list
+
+    @property
+    def table(self):
+        """samples.csv as a DataFrame: file, index, seed, label, position, log_likelihood_bits."""
+        return pd.DataFrame(self.rows).astype({"log_likelihood_bits": float})
+
+
+class Run:
+    """A finished run. Models and slices are loaded when they are first asked for.
+
+    Args:
+        name: name under runs/, or a path: str with a separator, or Path (default: the newest finished run).
+        stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
+        data: the folder of the run's slices, where they have moved.
+
+    Attributes:
+        folder: Path.
+        name: str, the last part of its folder.
+        config: dict, config.json.
+        data: Path, the folder of its slices.
+        labels: list of str.
+        num_positions: int.
+        frame: (H, W) of an image.
+        box: the Box of the frame that the models see.
+        code_grid: (h, w).
+
+    Raises:
+        UserError: there is no such run, or its ``stage`` is not finished.
+    """
+
+    def __init__(self, name=None, stage="prior", data=None):
+        if isinstance(name, Path):
+            name = f"./{name}" if len(name.parts) == 1 else str(name)
+        self.folder, self.config = open_run(name, stage)
+        self.stage, self.name, self.data = stage, self.folder.name, Path(data or self.config["data"])
+        self.labels, self.num_positions = self.config["labels"], self.config["num_positions"]
+        self.frame, self.code_grid = tuple(self.config["frame"]), tuple(self.config["code_grid"])
+        self.box = Box(*self.config["crop_box"])
+
+    @cached_property
+    def slices(self):
+        """The index of its slices, a DataFrame of path, subject, slice, position, label, split."""
+        return read_slices(self.folder)
+
+    @cached_property
+    def models(self):
+        """(VQVAE, GatedPixelCNN), in float32; without the second for the stage "vqvae"."""
+        start_tensorflow()
+        return tuple(load_models(self.folder, prior=self.stage == "prior"))
+
+    @property
+    def vqvae(self):
+        """The VQ-VAE."""
+        return self.models[0]
+
+    @property
+    def prior(self):
+        """The gated PixelCNN.
+
+        Raises:
+            UserError: the run was opened for the stage "vqvae".
+        """
+        if self.stage != "prior":
+            raise UserError(f"the run {self.folder} was opened without its prior: open it with stage=\"prior\"")
+        return self.models[1]
+
+    def needs_data(self):
+        """Raise a UserError unless the run's slices are there."""
+        if not self.data.is_dir():
+            raise UserError(f"the run's data {self.data} is not there: say where with --data")
+
+    def encode(self, images):
+        """Images (N, H, W) or (N, H, W, 1) uint8 in the run's frame -> codes (N, h, w) int32.
+
+        Raises:
+            UserError: they are no such images.
+        """
+        images = np.asarray(images)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.shape[1:] != (*self.frame, 1) or images.dtype != np.uint8 or not len(images):
+            raise UserError(f"images must be uint8 of shape {(1, *self.frame)} or more of them, not {images.dtype} of "
+                            f"shape {images.shape}: slices.images.load_images(folder, names, run.frame) makes them so")
+        return encode_images(self.vqvae, images, self.box)
+
+    def decode(self, codes):
+        """Codes (N, h, w) int -> images (N, H, W) uint8 in the full frame."""
+        return paste(self.decode_crops(codes)[..., None], self.box, self.frame)[..., 0]
+
+    def decode_crops(self, codes, what="codes", block=BLOCK):
+        """Codes (N, h, w) int -> images (N, box height, box width) uint8 in the crop box.
+
+        Args:
+            what: they are, for the progress bar.
+            block: how many at a time: floating-point sums differ with the shape of the batch.
+
+        Raises:
+            UserError: they are no codes of this run.
+        """
+        codes = self._checked(codes)
+        starts = range(0, len(codes), block)
+        starts = progress(starts, desc=f"decoding {what}", unit=" blocks", leave=None) if len(starts) > 1 else starts
+        return np.concatenate([to_bytes(np.asarray(self.vqvae.decode(codes[start: start + block])))
+                               for start in starts])
+
+    def bits(self, codes, label=None, position=None):
+        """-log2 p of every code given those before it: (N, h, w) float32.
+
+        Args:
+            codes: (N, h, w) int.
+            label: a label of the run, None or "none" where it is not known; for all grids, or a list with one for each.
+            position: 0 to num_positions - 1, None or "none", likewise.
+
+        Raises:
+            UserError: the run does not know a label or a position, or they are no codes of this run.
+        """
+        codes = self._checked(codes)
+        given = zip(*(np.broadcast_to(np.array(value, object), len(codes)) for value in (label, position)), strict=True)
+        ids = [wanted_conditions(self.labels, self.num_positions, *pair) for pair in given]
+        label_ids, position_ids = np.array([[i or 0 for i in pair] for pair in ids], np.int32).T
+        return prior_bits(self.prior, codes, {"label": label_ids, "position": position_ids})
+
+    def _checked(self, codes):
+        """The codes as an array (N, h, w) int32, all of them of the codebook."""
+        codes, num_codes = np.asarray(codes), self.config["num_codes"]
+        if codes.shape[1:] != self.code_grid or not len(codes) or codes.dtype.kind not in "iu" or (
+                codes.min() < 0 or codes.max() >= num_codes):
+            raise UserError(f"codes must be whole numbers from 0 to {num_codes - 1} of shape {(1, *self.code_grid)} or "
+                            f"more of them, not {codes.dtype} of shape {codes.shape}")
+        return codes.astype(np.int32, copy=False)
+
+    def sample(self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
+               shard=(1, 1)):
+        """Samples: image i depends on the seed and on i alone, and is what predict.py makes of the same arguments.
+
+        Args:
+            num_images: from 1.
+            label: a label of the run, or "none" for the model without (default: drawn from the training mix).
+            position: 0 (lowest slice) to num_positions - 1, or "none" (default: drawn with the label).
+            seed: int from 0, of everything random.
+            temperature: over 0, of the distribution that codes are drawn from; lower is tamer.
+            top_k: int from 1, draws from the k likeliest codes only.
+            top_p: in (0, 1], draws from the likeliest codes that reach this probability only.
+            shard: (I, N), the I-th of N parts of the images, as one call would make them.
+
+        Raises:
+            UserError: the run does not know the label or the position, or there are more parts than images.
+        """
+        blocks = list(self.sample_blocks(num_images, label, position, seed, temperature, top_k, top_p, shard))
+        return Samples(*(np.concatenate([getattr(block, name) for block in blocks])
+                         for name in ("images", "codes", "bits")), [row for block in blocks for row in block.rows])
+
+    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
+                      shard=(1, 1)):
+        """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.
+
+        Mistakes in the arguments are found at once.
+        """
+        if num_images < 1:
+            raise UserError(f"--num-images must be at least 1, not {num_images}")
+        shard_of(num_images, *shard)
+        conditions = choose_conditions(self, num_images, label, position, seed)
+        return self.draw(*conditions, seed, temperature, top_k, top_p, shard)
+
+    def draw(self, label, position, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+        """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
+        first, end = shard_of(len(label), *shard)
+        for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end,
+                                             temperature=temperature, top_k=top_k, top_p=top_p):
+            images = self.decode(codes)  # (BLOCK, H, W)
+            numbers = range(max(first, start), min(end, start + BLOCK))
+            slots = slice(numbers.start - start, numbers.stop - start)
+            rows = [sample_row(self.labels, f"brain_{i:05d}.png", i, seed, label[i], position[i], bits[i - start])
+                    for i in numbers]
+            yield Samples(images[slots], codes[slots], bits[slots], rows)
+
+
+def encode_images(vqvae, images, box):
+    """Whole frames uint8 (N, H, W, 1) -> codes (N, h, w) int32, block by block."""
+    crops = (crop(images[start: start + BLOCK], box).astype(np.float32) / 255
+             for start in block_starts(len(images), "encoding"))
+    return np.concatenate([np.asarray(vqvae.encode(block)) for block in crops])
+
+
+def prior_bits(prior, codes, columns, block=BLOCK):
+    """-log2 p of every code given those before it, with label and position given: (N, h, w) float32.
+
+    Args:
+        codes: (N, h, w) int.
+        columns: dict of label and position, (N,) int ids, 0 for none.
+        block: grids per call: floating-point sums differ with the shape of the batch.
+    """
+    log_likelihood = traced_log_likelihood(prior)
+    blocks = [log_likelihood(codes[start: start + block],
+                             *(columns[name][start: start + block] for name in ("label", "position")))
+              for start in block_starts(len(codes), "likelihood", block)]
+    return -np.concatenate(blocks) / np.log(2)
+
+
+@lru_cache(maxsize=1)  # of the last prior: tracing takes a second for each shape of a batch
+def traced_log_likelihood(prior):
+    """``prior.log_likelihood`` as a graph."""
+    import tensorflow as tf
+
+    return tf.function(prior.log_likelihood)

@@ -1,0 +1,137 @@
+"""The slices of a run: found, split, checked, loaded, and fed to training."""
+
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+from slices.frame import Box, brain_crop, outside, whole_frame
+from slices.images import load_images
+from slices.index import condition_ids, find_slices, read_slices
+from slices.splits import split_by_subject, warn_of_leakage
+from utils import UserError, evenly, load_json
+
+VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
+
+
+def prepare_data(config, known=None):
+    """Find, split, check and load the slices; complete the config with what was found.
+
+    Args:
+        known: folder of the run whose slices.csv and config hold all that already.
+
+    Returns:
+        slices: DataFrame (path, subject, slice, position, label, split) of every usable slice.
+        parts: for train and validation, a dict of images uint8 (N, H, W, 1), their rows of slices, and
+            columns, the conditions of the prior (label and position, (N,) int32).
+
+    Raises:
+        UserError: no person is left in a split, or the slices are not those that the run was trained on.
+    """
+    if config["data"] is None:
+        config["data"] = make_demo(config["demo_people"], config["image_size"])
+    manifest = Path(config["data"]) / "manifest.json"
+    config["simulated"] = manifest.is_file() and bool(load_json(manifest).get("simulated"))
+    slices = read_slices(Path(known)) if known else find_people(config)
+    slices, used_rows, loaded = load_used(config, slices)
+    warn_of_leakage(used_rows, loaded)
+    parts = cut_parts(config["data"], used_rows, loaded)
+    if not known:
+        config.update(describe_data(config, slices, parts["train"]), data_fingerprint=loaded.fingerprint)
+    elif config["data_fingerprint"] != loaded.fingerprint:
+        raise UserError(f"the slices in {config['data']} are not those that {known} was trained on: put them back, or "
+                        "start a new run")
+    for part in parts.values():
+        part["columns"] = condition_ids(part["slices"], config["labels"])
+    cut_off = outside(loaded.brain_boxes, Box(*config["crop_box"])).sum()
+    if cut_off:
+        print(f"{cut_off} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
+              "(--no-crop keeps it)")
+    return slices, parts
+
+
+def make_demo(people, image_size):
+    """Make the demo cohort under data/, unless it is there already; returns its folder as a string."""
+    from slices.cohort import demo_folder, make_cohort
+
+    print("no --data: the demo cohort; its people are simulated, and nothing about disease follows from them")
+    size = tuple(image_size or (240, 256))
+    return str(make_cohort(demo_folder(people, size), people, 0, size))
+
+
+def find_people(config):
+    """The index of the slices, split by person."""
+    slices = find_slices(config["data"], config["subject_pattern"], config["metadata"])
+    if config["metadata"] is None and not config["simulated"]:
+        print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
+    return split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
+
+
+def load_used(config, slices):
+    """Load what training uses; again without what cannot be used, so that whoever reads slices.csv picks the same.
+
+    Returns:
+        the index without the unusable slices, its rows that are used (train, then validation), and their LoadedImages.
+    """
+    while True:
+        used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
+                               for split in ("train", "validation")])
+        loaded = load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
+        if loaded.usable.all():
+            return slices, slices.iloc[used], loaded
+        slices = slices.drop(index=slices.index[used[~loaded.usable]])
+
+
+def cut_parts(data, used_rows, loaded):
+    """The loaded images by split: dicts of images (N, H, W, 1) uint8, slices and brain_boxes (N, 4) int."""
+    parts, start = {}, 0
+    for split in ("train", "validation"):
+        rows = used_rows[used_rows["split"] == split]
+        if rows.empty:
+            raise UserError(f"no {split} person is left in {data}: at least one label needs two people")
+        parts[split] = {"images": loaded.images[start: start + len(rows)], "slices": rows,
+                        "brain_boxes": loaded.brain_boxes[start: start + len(rows)]}
+        start += len(rows)
+    return parts
+
+
+def describe_data(config, slices, training):
+    """What the models need to know of the data: frame, crop box, code grid, labels, positions."""
+    frame, downsample = training["images"].shape[1:3], config["downsample"]
+    box = brain_crop(training["brain_boxes"], frame, downsample) if config["crop"] else whole_frame(frame, downsample)
+    return {"frame": [int(side) for side in frame], "crop_box": [int(side) for side in box],
+            "code_grid": [box.height // downsample, box.width // downsample],
+            "labels": sorted(set(slices["label"][slices["split"] == "train"])),
+            "num_positions": int(slices["position"].max()) + 1}
+
+
+# ---- what a stage takes -------------------------------------------------------------------------
+
+
+def stage_batches(team, config, train, box, purpose):
+    """first step (counted from 0) -> the batches of a stage from there on, each replica's part to each.
+
+    Args:
+        train: the training part of ``prepare_data``.
+        purpose: "vqvae" or "prior".
+    """
+    def batches_from(first):
+        def pipeline(context):
+            parts = team.strategy.num_replicas_in_sync
+            here = parts // context.num_input_pipelines  # replicas of this process
+            return dataset.training_batches(
+                train["images"], train["columns"], config["batch_size"], config["seed"], box, first, config["augment"],
+                config["flip"], purpose, parts, range(context.input_pipeline_id * here,
+                                                      (context.input_pipeline_id + 1) * here),
+                whole_pixels=purpose == "vqvae")  # who learns to draw must not learn from resampled slices
+
+        return team.strategy.distribute_datasets_from_function(pipeline)
+
+    return batches_from
+
+
+def thinned(part):
+    """At most VALIDATION_SLICES of a part, evenly spaced."""
+    rows = evenly(np.arange(len(part["images"])), VALIDATION_SLICES)
+    return {"images": part["images"][rows], "slices": part["slices"].iloc[rows],
+            "columns": {name: column[rows] for name, column in part["columns"].items()}}

@@ -1,0 +1,198 @@
+"""The run folder: all that passes from training to sampling. Its config.json, its lock, its models."""
+
+import os
+import platform
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.options import OPTIONS, fits, meaning
+from utils import UserError, file_sha256, load_json, shell, whole_file
+
+CONFIG_FORMAT = 1
+KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
+
+
+def run_folder(name):
+    """``--run X``: a path when it has a separator, otherwise ``runs/X`` under the current folder."""
+    return Path(name) if "/" in name or os.sep in name else Path("runs") / name
+
+
+def run_name(folder):
+    """What to give ``--run`` for a run folder: the inverse of ``run_folder``."""
+    return folder.name if folder.parent == Path("runs") else folder
+
+
+# ---- config.json --------------------------------------------------------------------------------
+
+
+def _whole(value, least=0):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _all(count, test):
+    return lambda value: isinstance(value, list) and (count is None or len(value) == count) and all(map(test, value))
+
+
+FACTS = {  # what a config tells besides its options: (what it must be, how to tell)
+    "stages": ("the state of both stages", lambda value: isinstance(value, dict) and set(value) == {"vqvae", "prior"}
+               and set(value.values()) <= {"wanted", "not wanted", "finished"}),
+    "finished": ("true or false", lambda value: isinstance(value, bool)),
+    "data": ("a folder's name", lambda value: isinstance(value, str)),
+    "frame": ("height and width", _all(2, lambda side: _whole(side, 1))),
+    "crop_box": ("top, left, height and width", _all(4, lambda side: _whole(side, -4096))),
+    "code_grid": ("rows and columns", _all(2, lambda side: _whole(side, 1))),
+    "labels": ("a list of labels", _all(None, lambda label: isinstance(label, str))),
+    "num_positions": ("a whole number from 1", lambda value: _whole(value, 1)),
+    "precision_resolved": ("a precision", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16")),
+    "data_fingerprint": ("a sha256", lambda value: isinstance(value, str)),
+    "simulated": ("true or false", lambda value: isinstance(value, bool)),
+    "source": ("text or null", lambda value: value is None or isinstance(value, str)),
+}
+OLDER_LACK = {"simulated", "source"}
+
+
+def read_config(folder):
+    """The config.json of a run, checked.
+
+    Raises:
+        UserError: it is missing, is not JSON, was written by a newer version, or does not say what it must.
+    """
+    path = folder / "config.json"
+    config = load_json(path)
+    if isinstance(config, dict) and isinstance(config.get("format"), int) and config["format"] > CONFIG_FORMAT:
+        raise UserError(f"{path} was written by a newer version of this code: use that one")
+    for name, means in wrong_entries(config):
+        raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
+    return config
+
+
+def wrong_entries(config):
+    """Yield (name, what it must be) of every entry of a config that is missing or is not what it must be."""
+    if not isinstance(config, dict):
+        yield "content", "a table"
+        return
+    for name, (means, right) in FACTS.items():
+        if not right(config[name]) if name in config else name not in OLDER_LACK:
+            yield name, means
+    for name, each in OPTIONS.items():
+        if name not in FACTS and (not fits(name, config[name]) if name in config else each.metadata["needed"]):
+            yield name, meaning(name)
+
+
+def open_run(name=None, stage="prior"):
+    """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
+
+    Without a name, the newest such run under ``runs/``.
+
+    Raises:
+        UserError: there is no such run, or it is not finished.
+    """
+    def done(config):
+        stages = config.get("stages") if isinstance(config, dict) else None
+        return isinstance(stages, dict) and stages.get(stage) == "finished"
+
+    if name is None:
+        finished = [path.parent for path in Path("runs").glob("*/config.json") if done(load_json(path))]
+        if not finished:
+            raise UserError("there is no finished run under runs/: train one with python train.py")
+        folder = max(finished, key=lambda path: (path / "config.json").stat().st_mtime)
+        print(f"run: {folder} (the newest finished one)")
+    else:
+        folder = run_folder(str(name))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"there is no run at {folder}: train one with {shell('python', 'train.py', '--run', name)}")
+    config = read_config(folder)
+    if not done(config):
+        raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
+    return folder, config
+
+
+# ---- the lock -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(folder):
+    """Hold a run folder for one process; the lock is the system's and ends with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it, and which.
+    """
+    from filelock import FileLock, Timeout
+
+    holder = folder / "lock"
+    lock = FileLock(holder, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = holder.read_text(encoding="utf-8").strip() or "another process"
+        raise UserError(f"{folder} is being trained by {who}: wait for it, or stop it") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"{folder} is on a file system that knows no locks ({error}): choose another, or have it "
+                        "mounted with them") from None
+    try:
+        for left in (*folder.glob(".unfinished-*"), *(folder / "checkpoints").glob(".unfinished-*")):
+            if left.is_file():  # by a process that was killed in a write
+                left.unlink()
+        holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+        holder.unlink()
+    finally:
+        lock.release()
+
+
+# ---- the models ---------------------------------------------------------------------------------
+
+
+def load_models(folder, prior=True):
+    """The VQ-VAE and, unless ``prior`` is false, the PixelCNN of a run, in float32: a list.
+
+    Raises:
+        UserError: a model is missing or damaged, is not what config.json says, or the prior belongs to another VQ-VAE.
+    """
+    import modules
+
+    config = read_config(folder)
+    kinds = {"vqvae.keras": modules.VQVAE, "prior.keras": modules.GatedPixelCNN}
+    models = [load_model(folder / name, kinds[name], config) for name in list(kinds)[: 1 + prior]]
+    if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
+        raise UserError(f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
+                        f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior")
+    return models
+
+
+def load_model(path, kind, config):
+    """The model of the class ``kind`` in a .keras file, in safe mode and uncompiled.
+
+    Raises:
+        UserError: it is missing or damaged, or not the one that ``config`` describes.
+    """
+    import keras
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: train it with python train.py")
+    if not zipfile.is_zipfile(path) or set(zipfile.ZipFile(path).namelist()) != KERAS_FILES:
+        raise UserError(f"{path} cannot be loaded (it is not a Keras archive of exactly "
+                        f"{', '.join(sorted(KERAS_FILES))}): train the run again")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises a dozen kinds for a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path} cannot be loaded ({reason[0]}): train the run again") from None
+    if not isinstance(model, kind) or not model.fits(config):
+        raise UserError(f"{path} is not the model that {path.with_name('config.json')} describes: put the original "
+                        "back")
+    return model
+
+
+def save_model(model, path):
+    """Save a model uncompiled and with float32 policies, whole or not at all.
+
+    Keras stores the dtype policy of every layer, and a model trained in bfloat16 must not sample in
+    emulated bfloat16 on another machine.
+    """
+    settings = {name: value for name, value in model.get_config().items() if name != "dtype"}
+    twin = type(model)(**settings, dtype="float32")
+    twin.set_weights(model.get_weights())
+    with whole_file(path) as temporary:
+        twin.save(temporary)

@@ -1,0 +1,72 @@
+"""One optimizer step of each model, on one device or as one of many replicas."""
+
+import tensorflow as tf
+from keras import ops
+
+from modules import LOG_2, own_uniforms
+from training.codebook import update_codebook
+from training.losses import losses_of, total_loss
+from training.replicas import mean_over_replicas, replicas, whole_batch
+
+REVIVING = 0.75  # of the steps; after them no code is revived: the decoder needs time to learn a moved code
+SEEDS_PER_STEP = 1024  # of which the last half is for dropping conditions
+
+
+def vqvae_step(vqvae, batch, planned_steps=0):
+    """One step of the VQ-VAE on ``batch["image"]``, (B, H, W, 1) float32 in [0, 1].
+
+    Args:
+        planned_steps: how long the training will be; codes are revived in its first three quarters.
+
+    Returns:
+        dict of the loss and its terms, scalars of all replicas, and the codes seen, (B, h, w) int32.
+    """
+    with tf.GradientTape() as tape:
+        terms, z_e, codes = losses_of(vqvae, batch["image"])
+        loss = total_loss(vqvae, terms)
+        scaled_loss = vqvae.optimizer.scale_loss(loss)  # for float16; the same otherwise
+    step = ops.cast(vqvae.optimizer.iterations, "int32")
+    apply_gradients(vqvae, tape.gradient(scaled_loss, vqvae.trainable_variables))
+    if vqvae.quantizer.ema:
+        revive = step < tf.cast(REVIVING * planned_steps, tf.int32)
+        update_codebook(vqvae.quantizer, z_e, codes, ops.stack([vqvae.settings["seed"], step]), revive)
+    return {**mean_over_replicas({"loss": loss, **terms}), "codes": whole_batch(codes)}
+
+
+def prior_step(prior, batch):
+    """One step of the prior.
+
+    Args:
+        batch: dict of codes (B, h, w) int, label and position (B,) int with 0 for none, augmentation (B, A) float.
+
+    Returns:
+        dict of the loss, in bits per code, of all replicas.
+    """
+    step = ops.cast(prior.optimizer.iterations, "int32")
+    seed = ops.stack([prior.settings["seed"], step * SEEDS_PER_STEP])
+    label, position = (drop_condition(prior, batch[name], seed + ops.array([0, i], dtype="int32"))
+                       for i, name in ((512, "label"), (513, "position")))
+    with tf.GradientTape() as tape:
+        log_likelihood = prior.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
+        loss = -ops.mean(log_likelihood) / LOG_2
+        scaled_loss = prior.optimizer.scale_loss(loss)  # for float16; the same otherwise
+    apply_gradients(prior, tape.gradient(scaled_loss, prior.trainable_variables))
+    return {"loss": mean_over_replicas(loss)}
+
+
+def drop_condition(prior, condition, seed):
+    """(B,) int -> the same, each set to 0 (none) with probability ``condition_dropout``."""
+    kept = own_uniforms((tf.shape(condition)[0],), seed) >= prior.settings["condition_dropout"]
+    return ops.where(kept, condition, 0)
+
+
+def apply_gradients(model, gradients):
+    """One optimizer step with the gradients of the whole batch.
+
+    Keras clips what each replica gives and then adds up, so each gives its share of the whole, and ``optimizer``
+    clips at the share of the norm: clipping and adding are then those of the whole batch.
+    """
+    if replicas() > 1:
+        dense_gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # those of embeddings are not
+        gradients = [gradient / replicas() for gradient in mean_over_replicas(dense_gradients)]
+    model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))

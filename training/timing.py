@@ -1,0 +1,93 @@
+"""Which precision is faster here, and how long a run will take: measured, not guessed."""
+
+import time
+
+from utils import cpu_flags
+
+PAYS = 1.3  # times as fast as float32, or a lower precision is not worth it
+
+
+def low_precision_candidate(tf):
+    """The precision worth timing against float32 on this machine, or None.
+
+    bfloat16 is several times faster on a CPU with AMX and over ten times slower on one with AVX2 only.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_bfloat16"
+    return "mixed_bfloat16" if {"amx_bf16", "avx512_bf16"} & set(cpu_flags()) else None
+
+
+def choose_precision(tf, config, box):
+    """Resolve --precision auto: bfloat16 only where a step of it was timed PAYS times as fast."""
+    if config["precision"] != "auto":
+        return config["precision"]
+    candidate = low_precision_candidate(tf)
+    if candidate is None:
+        return "float32"
+    seconds = time_vqvae_steps(tf, config, box, ("float32", candidate))
+    ratio = seconds["float32"] / seconds[candidate]
+    chosen = candidate if ratio >= PAYS else "float32"
+    print(f"precision: {chosen} ({candidate} is {ratio:.2f} times as fast as float32 here)")
+    return chosen
+
+
+def time_vqvae_steps(tf, config, box, precisions, turns=4):
+    """precision -> least seconds of a stage-1 step on random images; they take turns, for other work comes and goes."""
+    from training.optimisation import build_vqvae
+
+    batch = random_batch(tf, config, box)
+    steps = {precision: stage_step(tf, "vqvae", config, build_vqvae(config, box, precision))
+             for precision in precisions}
+    taken = {precision: [] for precision in precisions}
+    for turn in range(turns):
+        for precision, step in steps.items():
+            seconds = time_steps(lambda step=step: step(batch)["loss"].numpy(), 1)
+            if turn:  # the first one traces
+                taken[precision].append(seconds)
+    return {precision: min(values) for precision, values in taken.items()}
+
+
+def time_steps(step, steps):
+    """The least seconds of ``steps`` calls."""
+    taken = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def stage_steps(tf, config, vqvae, prior, box):
+    """For each stage a call without arguments that takes one step on random images, and waits for it."""
+    batch = random_batch(tf, config, box)
+    steps = {"vqvae": stage_step(tf, "vqvae", config, vqvae), "prior": stage_step(tf, "prior", config, vqvae, prior)}
+    return {name: lambda step=step: step(batch)["loss"].numpy() for name, step in steps.items()}
+
+
+def stage_step(tf, name, config, vqvae, prior=None):
+    """One traced step of a stage, "vqvae" or "prior": batch -> dict with its loss."""
+    from training.steps import prior_step, vqvae_step
+
+    if name == "vqvae":
+        return tf.function(lambda batch: vqvae_step(vqvae, batch, config["vqvae_steps"]))
+    return tf.function(lambda batch: prior_step(prior, {**batch, "codes": vqvae.encode(batch["image"])}))
+
+
+def random_batch(tf, config, box):
+    """A batch of random images in the crop box, without conditions, as both stages take it."""
+    size = config["batch_size"]
+    return {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
+            "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
+            "augmentation": tf.zeros((size, 6))}
+
+
+def estimate_time(tf, config, vqvae, prior, box):
+    """Measure a few steps of both stages and print how long the run would take."""
+    total = 0.0
+    for name, step in stage_steps(tf, config, vqvae, prior, box).items():
+        step()
+        seconds = time_steps(step, 4)
+        total += seconds * config[f"{name}_steps"]
+        print(f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
+              f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes")
+    print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")
