@@ -10,8 +10,20 @@ from utils import Command, check_folder, number, random_generator, run_commands,
 # ---- array → batches --------------------------------------------------------------------------
 
 
-def training_batches(images, columns, batch_size, seed, box, first_step=0, augmented=1.0, flip=False,
-                     purpose="train", parts=1, own=None, whole_pixels=False):
+def training_batches(
+    images,
+    columns,
+    batch_size,
+    seed,
+    box,
+    first_step=0,
+    augmented=1.0,
+    flip=False,
+    purpose="train",
+    parts=1,
+    own=None,
+    whole_pixels=False,
+):
     """Batches for ever; step s is a function of (seed, purpose, s) alone, so resuming is counting.
 
     The rows are shuffled anew for every epoch, and the epochs follow each other without a seam: step s
@@ -57,8 +69,11 @@ def training_batches(images, columns, batch_size, seed, box, first_step=0, augme
         batch = tf.ensure_shape(batch, (part_size, *images.shape[1:]))
         parameters = tf.ensure_shape(parameters, (part_size, 6))
         rows = tf.ensure_shape(rows, (part_size,))
-        return {"image": augment(batch, parameters, box), "augmentation": parameters,
-                **{name: tf.gather(column, rows) for name, column in columns.items()}}
+        return {
+            "image": augment(batch, parameters, box),
+            "augmentation": parameters,
+            **{name: tf.gather(column, rows) for name, column in columns.items()},
+        }
 
     return _loaded_ahead(tf.data.Dataset.counter(start=first_step * len(own)), load)
 
@@ -93,11 +108,14 @@ def evaluation_batches(images, columns, batch_size, box):
     constants = {name: tf.constant(column) for name, column in columns.items()}
 
     def load(start):
-        batch = tf.numpy_function(lambda start: crop(images[start:start + batch_size], box), [start], tf.uint8,
-                                  stateful=False)
+        batch = tf.numpy_function(
+            lambda start: crop(images[start : start + batch_size], box), [start], tf.uint8, stateful=False
+        )
         batch = tf.ensure_shape(batch, (None, box.height, box.width, 1))
-        return {"image": tf.cast(batch, tf.float32) / 255,
-                **{name: column[start:start + batch_size] for name, column in constants.items()}}
+        return {
+            "image": tf.cast(batch, tf.float32) / 255,
+            **{name: column[start : start + batch_size] for name, column in constants.items()},
+        }
 
     return _loaded_ahead(tf.data.Dataset.range(0, len(images), batch_size), load)
 
@@ -150,8 +168,17 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
 # ---- cut and demo: where slices come from -----------------------------------------------------
 
 
-def cut(volumes, out, metadata=None, label_column=None, slices=20, spacing=1.0, depth=57.5, image_size=(240, 256),
-        workers=None):
+def cut(
+    volumes,
+    out,
+    metadata=None,
+    label_column=None,
+    slices=20,
+    spacing=1.0,
+    depth=57.5,
+    image_size=(240, 256),
+    workers=None,
+):
     """Cut the scans under a folder into slices in a new one; the same call goes on after an interruption.
 
     Args:
@@ -192,70 +219,128 @@ def demo(people=100, out=None, image_size=(240, 256), seed=0):
 
 def check_flags(parser):
     """Add the flags of ``check``."""
-    parser.add_argument("--data", metavar="DIR", required=True,
-                        help="folder of PNG or JPEG slices; every file is decoded")
-    parser.add_argument("--out", metavar="FILE.png",
-                        help="the contact sheet, never overwritten (default: a new contact_sheet.png)")
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="folder of PNG or JPEG slices; every file is decoded"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE.png", help="the contact sheet, never overwritten (default: a new contact_sheet.png)"
+    )
     parser.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
-    parser.add_argument("--subject-pattern", metavar="REGEX",
-                        help="how a file name tells its (?P<subject>…) and (?P<slice>…)")
-    parser.add_argument("--allow-overlap", action="store_true",
-                        help="go on although the folders share people between train and test")
+    parser.add_argument(
+        "--subject-pattern", metavar="REGEX", help="how a file name tells its (?P<subject>…) and (?P<slice>…)"
+    )
+    parser.add_argument(
+        "--allow-overlap", action="store_true", help="go on although the folders share people between train and test"
+    )
     image_size_flag(parser, None, "in pixels (default: the data's own)")
-    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-                        help="of the splits (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the splits (default %(default)s)"
+    )
 
 
 def cut_flags(parser):
     """Add the flags of ``cut``."""
-    parser.add_argument("--volumes", metavar="DIR", required=True,
-                        help="NIfTI files (plain, BIDS or ADNI's tree) or DICOM series, T1-weighted")
+    parser.add_argument(
+        "--volumes",
+        metavar="DIR",
+        required=True,
+        help="NIfTI files (plain, BIDS or ADNI's tree) or DICOM series, T1-weighted",
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="a new folder")
-    parser.add_argument("--slices", type=number(int, 1, 400), default=20, metavar="N",
-                        help="axial slices of each scan (default %(default)s)")
-    parser.add_argument("--spacing", type=number(float, 1, 50), default=1.0, metavar="MM",
-                        help="between slices, in mm (default %(default)g)")
-    parser.add_argument("--depth", type=number(float, 0, 200), default=57.5, metavar="MM",
-                        help="from the top of the brain down to the middle of the slices, in mm (default %(default)g)")
-    parser.add_argument("--metadata", metavar="TABLE",
-                        help="participants.tsv or ADNI search CSV, for the labels (default: DIR/participants.tsv)")
-    parser.add_argument("--label-column", metavar="NAME",
-                        help="column of the labels (default: group, research group, diagnosis, dx or label)")
+    parser.add_argument(
+        "--slices",
+        type=number(int, 1, 400),
+        default=20,
+        metavar="N",
+        help="axial slices of each scan (default %(default)s)",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=number(float, 1, 50),
+        default=1.0,
+        metavar="MM",
+        help="between slices, in mm (default %(default)g)",
+    )
+    parser.add_argument(
+        "--depth",
+        type=number(float, 0, 200),
+        default=57.5,
+        metavar="MM",
+        help="from the top of the brain down to the middle of the slices, in mm (default %(default)g)",
+    )
+    parser.add_argument(
+        "--metadata",
+        metavar="TABLE",
+        help="participants.tsv or ADNI search CSV, for the labels (default: DIR/participants.tsv)",
+    )
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME",
+        help="column of the labels (default: group, research group, diagnosis, dx or label)",
+    )
     image_size_flag(parser, (240, 256), "in pixels of 1 mm (default 240 256)")
-    parser.add_argument("--workers", type=number(int, 1, 256), metavar="N",
-                        help="processes, of 1 GB or so each (default: one per core, at most 8)")
+    parser.add_argument(
+        "--workers",
+        type=number(int, 1, 256),
+        metavar="N",
+        help="processes, of 1 GB or so each (default: one per core, at most 8)",
+    )
 
 
 def demo_flags(parser):
     """Add the flags of ``demo``."""
-    parser.add_argument("--people", type=number(int, 4, 100000), default=100, metavar="N",
-                        help="simulated people (default %(default)s)")
+    parser.add_argument(
+        "--people", type=number(int, 4, 100000), default=100, metavar="N", help="simulated people (default %(default)s)"
+    )
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: where train.py looks for it, under data)")
     image_size_flag(parser, (240, 256), "in pixels (default 240 256)")
-    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-                        help="of the cohort (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the cohort (default %(default)s)"
+    )
 
 
 def image_size_flag(parser, default, what):
     """Add ``--image-size H W``."""
-    parser.add_argument("--image-size", nargs=2, type=number(int, 16, 4096), metavar=("H", "W"), default=default,
-                        help=f"height and width {what}")
+    parser.add_argument(
+        "--image-size",
+        nargs=2,
+        type=number(int, 16, 4096),
+        metavar=("H", "W"),
+        default=default,
+        help=f"height and width {what}",
+    )
 
 
 COMMANDS = [
-    Command("check", "check a folder of brain slices before training on it", check_flags, check,
-            ("python dataset.py check --data AD_NC --out sheet.png",)),
-    Command("cut", "cut slices from scans; the same command goes on after an interruption", cut_flags, cut,
-            ("python dataset.py cut --volumes BIDS --out slices",)),
-    Command("demo", "make the demo cohort of simulated people", demo_flags, demo,
-            ("python dataset.py demo --people 100 --out data/demo",)),
+    Command(
+        "check",
+        "check a folder of brain slices before training on it",
+        check_flags,
+        check,
+        ("python dataset.py check --data AD_NC --out sheet.png",),
+    ),
+    Command(
+        "cut",
+        "cut slices from scans; the same command goes on after an interruption",
+        cut_flags,
+        cut,
+        ("python dataset.py cut --volumes BIDS --out slices",),
+    ),
+    Command(
+        "demo",
+        "make the demo cohort of simulated people",
+        demo_flags,
+        demo,
+        ("python dataset.py demo --people 100 --out data/demo",),
+    ),
 ]
 
 
 def main(argv):
     """Check a folder, cut scans, or make the demo cohort; see ``python dataset.py --help``."""
-    run_commands("dataset.py", "Check a folder of brain slices, cut slices from scans, or make the demo cohort.",
-                 COMMANDS, argv)
+    run_commands(
+        "dataset.py", "Check a folder of brain slices, cut slices from scans, or make the demo cohort.", COMMANDS, argv
+    )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,18 @@ A_CALL = "a call from Python"  # stands for the command line where there is none
 # ---- a run ------------------------------------------------------------------------------------
 
 
-def evaluate_run(run=None, split="validation", seed=0, num_samples=1000, quick=False, data=None, metadata=None,
-                 shareable=False, features=None, command=A_CALL):
+def evaluate_run(
+    run=None,
+    split="validation",
+    seed=0,
+    num_samples=1000,
+    quick=False,
+    data=None,
+    metadata=None,
+    shareable=False,
+    features=None,
+    command=A_CALL,
+):
     """Measure one run and write metrics.json, people.csv, figures and report.html into its folder.
 
     Args:
@@ -79,9 +89,13 @@ def evaluate_run(run=None, split="validation", seed=0, num_samples=1000, quick=F
     metrics["memorisation"] |= membership(bits, parts, split)
     measure_people(run, per_slice, known, metrics)
     save_json(run.folder / "metrics.json", metrics)
-    pictures = {"sets": sets, "neighbours": neighbours, "spectra": spectra_of(sets),
-                "bits_map": bits[split].prior.mean(axis=0),
-                "code_counts": np.bincount(held_out.codes.ravel(), minlength=run.config["num_codes"])}
+    pictures = {
+        "sets": sets,
+        "neighbours": neighbours,
+        "spectra": spectra_of(sets),
+        "bits_map": bits[split].prior.mean(axis=0),
+        "code_counts": np.bincount(held_out.codes.ravel(), minlength=run.config["num_codes"]),
+    }
     finish(run.folder, metrics, write_report(run.folder, run.config, metrics, pictures, shareable))
 
 
@@ -136,8 +150,10 @@ def rows_for_sets(part, bits, notes):
 
     rows = np.flatnonzero(for_sets(part.slices["subject"].to_numpy()))
     if len(rows) < len(part.slices):
-        notes.append(f"sets are compared on the {len(rows)} slices of evenly drawn people, and bits are counted on "
-                     f"{bits.kept.sum()}, of the {len(part.slices)} of the split")
+        notes.append(
+            f"sets are compared on the {len(rows)} slices of evenly drawn people, and bits are counted on "
+            f"{bits.kept.sum()}, of the {len(part.slices)} of the split"
+        )
     return rows
 
 
@@ -166,8 +182,9 @@ def measure_people(run, per_slice, known, metrics):
     """Write people.csv; measure by sex and age what is ``known`` of the people, or note that it is gone."""
     from metrics.participants import measure_cohort
 
-    people = per_slice.groupby("subject").agg({"label": "first", **dict.fromkeys(
-        per_slice.columns.difference(["subject", "label"]), "mean")})
+    people = per_slice.groupby("subject").agg(
+        {"label": "first", **dict.fromkeys(per_slice.columns.difference(["subject", "label"]), "mean")}
+    )
     if known is not None:
         metrics["cohort"] = measure_cohort(known, people)
     elif run.config["metadata"]:
@@ -209,8 +226,13 @@ def evaluate_folder(generated, real, train=None, seed=0, num_samples=1000, share
     with new_folder(out) as unfinished:
         neighbours = measure_sets(sets, seed, metrics)
         save_json(unfinished / "metrics.json", metrics)
-        refusal = write_report(unfinished, {"real": real, "generated": generated, "train": train}, metrics,
-                               {"sets": sets, "neighbours": neighbours, "spectra": spectra_of(sets)}, shareable)
+        refusal = write_report(
+            unfinished,
+            {"real": real, "generated": generated, "train": train},
+            metrics,
+            {"sets": sets, "neighbours": neighbours, "spectra": spectra_of(sets)},
+            shareable,
+        )
     finish(out, metrics, refusal)
 
 
@@ -259,14 +281,21 @@ def compare_runs(runs, out=None):
 
 def add_run_flags(parser):
     parser.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
-    parser.add_argument("--split", choices=("validation", "test"), default="validation",
-                        help="the people to measure on; looks at test people are counted (default validation)")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="the people to measure on; looks at test people are counted (default validation)",
+    )
     add_measuring_flags(parser)
     parser.add_argument("--quick", action="store_true", help="draw only as many samples as the split has slices")
     parser.add_argument("--data", metavar="DIR", help="where the run's slices are now (default: where they were)")
     parser.add_argument("--metadata", metavar="CSV", help="ADNI search CSV, for tables by sex and age")
-    parser.add_argument("--features", metavar="FILE.npy|inception",
-                        help="one more Fréchet distance, of these features or of Keras InceptionV3's")
+    parser.add_argument(
+        "--features",
+        metavar="FILE.npy|inception",
+        help="one more Fréchet distance, of these features or of Keras InceptionV3's",
+    )
 
 
 def add_compare_flags(parser):
@@ -283,12 +312,21 @@ def add_folder_flags(parser):
 
 
 def add_measuring_flags(parser):
-    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-                        help="of everything random (default 0)")
-    parser.add_argument("--num-samples", type=number(int, 1, 1000000), default=1000, metavar="N",
-                        help="samples for the memorisation search and the figures (default 1000)")
-    parser.add_argument("--shareable", action="store_true",
-                        help="write report_shareable.html too: aggregate numbers and samples, no participant's image")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of everything random (default 0)"
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=number(int, 1, 1000000),
+        default=1000,
+        metavar="N",
+        help="samples for the memorisation search and the figures (default 1000)",
+    )
+    parser.add_argument(
+        "--shareable",
+        action="store_true",
+        help="write report_shareable.html too: aggregate numbers and samples, no participant's image",
+    )
 
 
 def add_out_flag(parser):
@@ -296,20 +334,37 @@ def add_out_flag(parser):
 
 
 COMMANDS = (
-    Command("run", "measure a finished run on held-out people", add_run_flags, evaluate_run,
-            ("python evaluate.py --run brains --split test",)),
-    Command("compare", "set runs that were evaluated beside each other, paired by person", add_compare_flags,
-            compare_runs, ("python evaluate.py compare runs/a runs/b",)),
-    Command("folder", "judge images of any generator against real slices", add_folder_flags, evaluate_folder,
-            ("python evaluate.py folder IMAGES --real SLICES/test --train SLICES/train",)),
+    Command(
+        "run",
+        "measure a finished run on held-out people",
+        add_run_flags,
+        evaluate_run,
+        ("python evaluate.py --run brains --split test",),
+    ),
+    Command(
+        "compare",
+        "set runs that were evaluated beside each other, paired by person",
+        add_compare_flags,
+        compare_runs,
+        ("python evaluate.py compare runs/a runs/b",),
+    ),
+    Command(
+        "folder",
+        "judge images of any generator against real slices",
+        add_folder_flags,
+        evaluate_folder,
+        ("python evaluate.py folder IMAGES --real SLICES/test --train SLICES/train",),
+    ),
 )
 
 
 def main(argv):
     """Measure; see ``python evaluate.py --help``."""
     typed = shell("evaluate.py", *argv)
-    commands = [command if command.run is compare_runs else replace(command, run=partial(command.run, command=typed))
-                for command in COMMANDS]
+    commands = [
+        command if command.run is compare_runs else replace(command, run=partial(command.run, command=typed))
+        for command in COMMANDS
+    ]
     run_commands("evaluate.py", __doc__.split("\n\n")[0], commands, argv, default="run")
 
 

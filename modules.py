@@ -29,7 +29,7 @@ def own_uniforms(shape, seed):
     strategy, rows = tf.distribute.get_strategy(), shape[0]
     first = rows * tf.distribute.get_replica_context().replica_id_in_sync_group
     uniforms = tf.random.stateless_uniform((rows * strategy.num_replicas_in_sync, *shape[1:]), seed)
-    return uniforms[first: first + rows]
+    return uniforms[first : first + rows]
 
 
 # ---- building blocks of the VQ-VAE ------------------------------------------------------------
@@ -115,8 +115,10 @@ class Encoder(keras.Sequential):
         for level, channels in enumerate(widths):
             if level > 0:
                 steps.append(conv(channels, 4, strides=2, name=f"down_{level}"))
-            steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
-                      for block in range(residual_blocks)]
+            steps += [
+                ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
+                for block in range(residual_blocks)
+            ]
         steps += [layers.ReLU(name="relu", dtype=dtype), conv(code_dim, 1, name="to_code")]
         super().__init__(steps, name="encoder")
 
@@ -132,13 +134,21 @@ class Decoder(keras.Sequential):
         widths = level_widths(downsample, width)[::-1]
         steps = [conv(widths[0], name="from_code")]
         for level, channels in enumerate(widths):
-            steps += [ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
-                      for block in range(residual_blocks)]
+            steps += [
+                ResidualBlock(channels, name=f"residual_{level}_{block}", dtype=dtype)
+                for block in range(residual_blocks)
+            ]
             following = widths[level + 1] if level + 1 < len(widths) else width // 2
-            steps += [conv(4 * following, name=f"up_{level}"),
-                      DepthToSpace(2, name=f"upsample_{level}", dtype=dtype)]  # (B, 2h, 2w, C)
-        steps += [ResidualBlock(width // 2, name="residual_half", dtype=dtype), layers.ReLU(name="relu", dtype=dtype),
-                  conv(4, name="to_pixels"), DepthToSpace(2, name="channels_to_pixels", dtype=dtype)]
+            steps += [
+                conv(4 * following, name=f"up_{level}"),
+                DepthToSpace(2, name=f"upsample_{level}", dtype=dtype),
+            ]  # (B, 2h, 2w, C)
+        steps += [
+            ResidualBlock(width // 2, name="residual_half", dtype=dtype),
+            layers.ReLU(name="relu", dtype=dtype),
+            conv(4, name="to_pixels"),
+            DepthToSpace(2, name="channels_to_pixels", dtype=dtype),
+        ]
         super().__init__(steps, name="decoder")
 
 
@@ -163,13 +173,15 @@ class VectorQuantizer(layers.Layer):
     def build(self, shape):
         # All replicas compute the same averages, of the whole batch, so the first one's are everybody's.
         weight = partial(self.add_weight, autocast=False, aggregation="only_first_replica")
-        self.codebook = weight(name="codebook", shape=(self.code_dim, self.num_codes),
-                               initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
-                               trainable=not self.ema)
+        self.codebook = weight(
+            name="codebook",
+            shape=(self.code_dim, self.num_codes),
+            initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0),
+            trainable=not self.ema,
+        )
         if self.ema:
             self.counts = weight(name="counts", shape=(self.num_codes,), initializer="ones", trainable=False)
-            self.sums = weight(name="sums", shape=(self.code_dim, self.num_codes), initializer="zeros",
-                               trainable=False)
+            self.sums = weight(name="sums", shape=(self.code_dim, self.num_codes), initializer="zeros", trainable=False)
             self.sums.assign(self.codebook)
 
     def call(self, z_e):
@@ -188,8 +200,14 @@ class VectorQuantizer(layers.Layer):
         return ops.take(ops.transpose(self.codebook), codes, axis=0)
 
     def get_config(self):
-        return {**super().get_config(), "num_codes": self.num_codes, "code_dim": self.code_dim,
-                "ema": self.ema, "decay": self.decay, "revival": self.revival}
+        return {
+            **super().get_config(),
+            "num_codes": self.num_codes,
+            "code_dim": self.code_dim,
+            "ema": self.ema,
+            "decay": self.decay,
+            "revival": self.revival,
+        }
 
 
 @registered
@@ -208,14 +226,35 @@ class VQVAE(keras.Model):
         detail_weight: of the pyramid error; the squared one has none.
     """
 
-    def __init__(self, image_shape, downsample=8, num_codes=128, code_dim=16, commitment_cost=0.25,
-                 ema=True, width=64, residual_blocks=2, seed=0, loss="pyramid", detail_weight=4.0, **options):
+    def __init__(
+        self,
+        image_shape,
+        downsample=8,
+        num_codes=128,
+        code_dim=16,
+        commitment_cost=0.25,
+        ema=True,
+        width=64,
+        residual_blocks=2,
+        seed=0,
+        loss="pyramid",
+        detail_weight=4.0,
+        **options,
+    ):
         super().__init__(**options)
         self.image_shape = tuple(image_shape)
-        self.settings = dict(downsample=downsample, num_codes=num_codes, code_dim=code_dim,
-                             commitment_cost=commitment_cost, ema=ema, width=width,
-                             residual_blocks=residual_blocks, seed=seed, loss=loss,
-                             detail_weight=detail_weight)
+        self.settings = dict(
+            downsample=downsample,
+            num_codes=num_codes,
+            code_dim=code_dim,
+            commitment_cost=commitment_cost,
+            ema=ema,
+            width=width,
+            residual_blocks=residual_blocks,
+            seed=seed,
+            loss=loss,
+            detail_weight=detail_weight,
+        )
         self.encoder = Encoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.quantizer = VectorQuantizer(num_codes, code_dim, ema, name="quantizer")
         self.decoder = Decoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
@@ -251,7 +290,10 @@ class VQVAE(keras.Model):
     def fits(self, config):
         """Whether this is a model of that run's crop box, code grid and codebook."""
         return [self.image_shape[:2], self.code_grid, self.settings["num_codes"]] == [
-            tuple(config["crop_box"][2:]), tuple(config["code_grid"]), config["num_codes"]]
+            tuple(config["crop_box"][2:]),
+            tuple(config["code_grid"]),
+            config["num_codes"],
+        ]
 
 
 # ---- the prior --------------------------------------------------------------------------------
@@ -269,7 +311,7 @@ def choose_dilations(grid, num_layers):
     dilations = [1] * num_layers
     while sum(dilations) < max(grid) - 1:
         for layer in sorted(range(num_layers), key=lambda i: (i % 2 == 0, dilations[i])):
-            doubled = dilations[:layer] + [2 * dilations[layer]] + dilations[layer + 1:]
+            doubled = dilations[:layer] + [2 * dilations[layer]] + dilations[layer + 1 :]
             if leaves_no_gap(doubled):
                 dilations = doubled
                 break
@@ -367,7 +409,7 @@ class GatedLayer(layers.Layer):
         """
         d, w = self.dilation, row.shape[1]
         above, row = (ops.pad(x, ((0, 0), (d, d), (0, 0))) for x in (above, row))
-        seen = ops.concatenate([x[:, i * d: i * d + w] for x in (above, row) for i in range(3)], axis=-1)
+        seen = ops.concatenate([x[:, i * d : i * d + w] for x in (above, row) for i in range(3)], axis=-1)
         v = dense(seen, ops.reshape(self.vertical_kernel, (-1, 2 * self.vertical_width)))  # (B, w, 2V)
         v = v + self.vertical_bias + to_vertical[:, None]
         context = dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None]
@@ -380,8 +422,13 @@ class GatedLayer(layers.Layer):
         return self.leave(cell, gate(h))
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width, "vertical_width": self.vertical_width,
-                "dilation": self.dilation, "dropout": self.dropout}
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "vertical_width": self.vertical_width,
+            "dilation": self.dilation,
+            "dropout": self.dropout,
+        }
 
 
 def drop_channels(x, rate, seed):
@@ -409,18 +456,40 @@ class GatedPixelCNN(keras.Model):
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
     """
 
-    def __init__(self, grid, num_codes, num_labels=0, num_positions=0, num_augmentations=6, num_layers=12,
-                 width=128, vertical_width=None, dropout=0.0, condition_dropout=0.1, seed=0, vqvae_sha256="",
-                 **options):
+    def __init__(
+        self,
+        grid,
+        num_codes,
+        num_labels=0,
+        num_positions=0,
+        num_augmentations=6,
+        num_layers=12,
+        width=128,
+        vertical_width=None,
+        dropout=0.0,
+        condition_dropout=0.1,
+        seed=0,
+        vqvae_sha256="",
+        **options,
+    ):
         super().__init__(**options)
         self.vqvae_sha256 = vqvae_sha256
         self.grid, self.num_codes, self.width = tuple(grid), num_codes, width
-        self.settings = dict(num_labels=num_labels, num_positions=num_positions,
-                             num_augmentations=num_augmentations, num_layers=num_layers, width=width,
-                             vertical_width=vertical_width or width, dropout=dropout,
-                             condition_dropout=condition_dropout, seed=seed)
-        self.stack = [GatedLayer(width, vertical_width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
-                      for i, dilation in enumerate(choose_dilations(grid, num_layers))]
+        self.settings = dict(
+            num_labels=num_labels,
+            num_positions=num_positions,
+            num_augmentations=num_augmentations,
+            num_layers=num_layers,
+            width=width,
+            vertical_width=vertical_width or width,
+            dropout=dropout,
+            condition_dropout=condition_dropout,
+            seed=seed,
+        )
+        self.stack = [
+            GatedLayer(width, vertical_width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
+            for i, dilation in enumerate(choose_dilations(grid, num_layers))
+        ]
         self.build()
 
     def build(self, shape=None):
@@ -481,8 +550,9 @@ class GatedPixelCNN(keras.Model):
 
     def head(self, skips):
         """The sum of the skip outputs (…, C) -> logits (…, K) float32."""
-        hidden_kernel, hidden_bias, logits_kernel = (ops.cast(x, skips.dtype) for x in (
-            self.hidden_kernel, self.hidden_bias, self.logits_kernel))
+        hidden_kernel, hidden_bias, logits_kernel = (
+            ops.cast(x, skips.dtype) for x in (self.hidden_kernel, self.hidden_bias, self.logits_kernel)
+        )
         hidden = ops.relu(dense(ops.relu(skips), hidden_kernel) + hidden_bias)
         return ops.cast(dense(hidden, logits_kernel), "float32") + self.logits_bias
 
@@ -514,9 +584,16 @@ class GatedPixelCNN(keras.Model):
         if known is None:
             known, mask = tf.zeros(uniforms.shape, tf.int32), tf.zeros(uniforms.shape, tf.bool)
         codes, _, log_likelihood = self._sample(
-            uniforms, tf.convert_to_tensor(label, tf.int32), tf.convert_to_tensor(position, tf.int32),
-            tf.convert_to_tensor(known, tf.int32), tf.convert_to_tensor(mask, tf.bool),
-            tf.convert_to_tensor(temperature, tf.float32), top_k, top_p, False)
+            uniforms,
+            tf.convert_to_tensor(label, tf.int32),
+            tf.convert_to_tensor(position, tf.int32),
+            tf.convert_to_tensor(known, tf.int32),
+            tf.convert_to_tensor(mask, tf.bool),
+            tf.convert_to_tensor(temperature, tf.float32),
+            top_k,
+            top_p,
+            False,
+        )
         return codes, tf.reduce_sum(log_likelihood, axis=(1, 2))
 
     def redraw(self, codes, cells, uniforms, choice, label, position):
@@ -546,9 +623,16 @@ class GatedPixelCNN(keras.Model):
         cells = repeated(cells, tf.bool)
         as_it_is = tf.reshape(tf.range(batch * count) % count == 0, (-1, 1, 1))
         candidates, _, log_likelihood = self._sample(
-            tf.reshape(tf.convert_to_tensor(uniforms, tf.float32), (-1, *self.grid)), repeated(label, tf.int32),
-            repeated(position, tf.int32), repeated(codes, tf.int32), as_it_is | ~cells,
-            tf.constant(1.0), None, None, False)
+            tf.reshape(tf.convert_to_tensor(uniforms, tf.float32), (-1, *self.grid)),
+            repeated(label, tf.int32),
+            repeated(position, tf.int32),
+            repeated(codes, tf.int32),
+            as_it_is | ~cells,
+            tf.constant(1.0),
+            None,
+            None,
+            False,
+        )
         weights = tf.reduce_sum(tf.where(cells, 0.0, log_likelihood), axis=(1, 2))  # (B N,)
         chosen = draw(tf.reshape(weights, (batch, count)), tf.convert_to_tensor(choice, tf.float32))  # (B,)
         candidates = tf.reshape(candidates, (batch, count, *self.grid))
@@ -557,9 +641,17 @@ class GatedPixelCNN(keras.Model):
     def cached_logits(self, codes, label, position):
         """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
         codes = tf.convert_to_tensor(codes, tf.int32)
-        return self._sample(tf.zeros(codes.shape), tf.convert_to_tensor(label, tf.int32),
-                            tf.convert_to_tensor(position, tf.int32), codes, tf.ones(codes.shape, tf.bool),
-                            tf.constant(1.0), None, None, True)[1]
+        return self._sample(
+            tf.zeros(codes.shape),
+            tf.convert_to_tensor(label, tf.int32),
+            tf.convert_to_tensor(position, tf.int32),
+            codes,
+            tf.ones(codes.shape, tf.bool),
+            tf.constant(1.0),
+            None,
+            None,
+            True,
+        )[1]
 
     @tf.function
     def _sample(self, uniforms, label, position, known, mask, temperature, top_k, top_p, keep_logits):
@@ -610,13 +702,22 @@ class GatedPixelCNN(keras.Model):
         return tf.transpose(code_rows.stack(), (1, 0, 2)), logits, log_likelihood
 
     def get_config(self):
-        return {**super().get_config(), "grid": self.grid, "num_codes": self.num_codes,
-                **self.settings, "vqvae_sha256": self.vqvae_sha256}
+        return {
+            **super().get_config(),
+            "grid": self.grid,
+            "num_codes": self.num_codes,
+            **self.settings,
+            "vqvae_sha256": self.vqvae_sha256,
+        }
 
     def fits(self, config):
         """Whether this is a model of that run's code grid, codebook, labels and positions."""
         return [self.grid, self.num_codes, self.settings["num_labels"], self.settings["num_positions"]] == [
-            tuple(config["code_grid"]), config["num_codes"], len(config["labels"]), config["num_positions"]]
+            tuple(config["code_grid"]),
+            config["num_codes"],
+            len(config["labels"]),
+            config["num_positions"],
+        ]
 
 
 def truncate(logits, top_k=None, top_p=None):

@@ -9,89 +9,24 @@ import re
 
 from utils import Command, number, run_commands, run_script
 
-# ---- the commands -----------------------------------------------------------------------------
 
+def of_run(function, room, stage="prior"):
+    """What does a command: opens the Run of the flags and calls ``sampling.<room>.<function>`` with it and the others.
 
-def opened(run, stage="prior", data=None):
-    """The Run of that name; a wrong one is answered before anything heavy is loaded."""
-    from training.folder import open_run
+    A run that is none is answered before anything heavy is loaded.
+    """
 
-    folder, _ = open_run(run, stage)
-    from sampling.run import Run
+    def use(run, data=None, **flags):
+        from importlib import import_module
 
-    return Run(folder, stage, data)
+        from training.folder import open_run
 
+        folder, _ = open_run(run, stage)
+        from sampling.run import Run
 
-def sample(run, **flags):
-    """Write samples."""
-    run = opened(run)
-    from sampling.samples_folder import write_samples
+        return getattr(import_module(f"sampling.{room}"), function)(Run(folder, stage, data), **flags)
 
-    write_samples(run, **flags)
-
-
-def reconstruct(run, images, out):
-    """Write what comes back of images."""
-    run = opened(run, stage="vqvae")
-    from sampling.reconstruction import reconstruct
-
-    reconstruct(run, images, out)
-
-
-def complete(run, data, slice, **flags):
-    """Write completions of a slice."""
-    run = opened(run, data=data)
-    from sampling.completion import complete
-
-    complete(run, slice, **flags)
-
-
-def score(run, data, images, **flags):
-    """Write maps of improbable codes."""
-    run = opened(run, data=data)
-    from sampling.scoring import score
-
-    score(run, images, **flags)
-
-
-def vary(run, what, **flags):
-    """Write the same samples under other conditions."""
-    run = opened(run)
-    from sampling.comparisons import vary
-
-    vary(run, what, **flags)
-
-
-def interpolate(run, **flags):
-    """Write two ways between two samples."""
-    run = opened(run)
-    from sampling.interpolation import interpolate
-
-    interpolate(run, **flags)
-
-
-def gallery(run, data, **flags):
-    """Write the poster."""
-    run = opened(run, data=data)
-    from sampling.gallery import gallery
-
-    gallery(run, **flags)
-
-
-def export(run, folder):
-    """Write the SavedModel."""
-    run = opened(run)
-    from sampling.export import export
-
-    export(run, folder)
-
-
-def reader_study(run, data, count, **flags):
-    """Write the page for a reader."""
-    run = opened(run, data=data)
-    from sampling.reader_study import reader_study
-
-    reader_study(run, count, **flags)
+    return use
 
 
 def reader_score(answers):
@@ -112,14 +47,20 @@ def add_run(parser, out="<time>", data=False, seed="of everything random"):
     if out:
         parser.add_argument("--out", metavar="DIR", help=f"where to write (default: <run>/samples/{out})")
     if seed:
-        parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-                            help=f"{seed} (default 0)")
+        parser.add_argument(
+            "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help=f"{seed} (default 0)"
+        )
 
 
 def add_count(parser, default, what="images", least=None):
     """--num-images."""
-    parser.add_argument("--num-images", type=number(int, 1, 1000000), default=default, metavar="N",
-                        help=f"{what} (default {least or default})")
+    parser.add_argument(
+        "--num-images",
+        type=number(int, 1, 1000000),
+        default=default,
+        metavar="N",
+        help=f"{what} (default {least or default})",
+    )
 
 
 def add_conditions(parser, default="drawn from the training mix"):
@@ -130,11 +71,20 @@ def add_conditions(parser, default="drawn from the training mix"):
 
 def add_draw(parser):
     """--temperature, --top-k and --top-p."""
-    parser.add_argument("--temperature", type=number(float, 0.01, 100), default=1.0, metavar="T",
-                        help="of the distribution that codes are drawn from: lower is tamer (default 1)")
+    parser.add_argument(
+        "--temperature",
+        type=number(float, 0.01, 100),
+        default=1.0,
+        metavar="T",
+        help="of the distribution that codes are drawn from: lower is tamer (default 1)",
+    )
     parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest codes only")
-    parser.add_argument("--top-p", type=number(float, 0.001, 1), metavar="P",
-                        help="draw from the likeliest codes that reach probability P only")
+    parser.add_argument(
+        "--top-p",
+        type=number(float, 0.001, 1),
+        metavar="P",
+        help="draw from the likeliest codes that reach probability P only",
+    )
 
 
 def shard(text):
@@ -151,12 +101,26 @@ def sample_flags(parser):
     add_count(parser, 16)
     add_conditions(parser)
     add_draw(parser)
-    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N",
-                        help="make the I-th of N parts of the images, as one process would make them (default: all)")
-    parser.add_argument("--format", choices=("png", "npy", "nifti"), default="png",
-                        help="a PNG each, one array (N, H, W) uint8, or a NIfTI volume of one slice each (default png)")
-    parser.add_argument("--pixel-size", type=number(float, 0.001, 1000), default=1.0, metavar="MM",
-                        help="side of a pixel, for --format nifti (default 1 mm)")
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="make the I-th of N parts of the images, as one process would make them (default: all)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "npy", "nifti"),
+        default="png",
+        help="a PNG each, one array (N, H, W) uint8, or a NIfTI volume of one slice each (default png)",
+    )
+    parser.add_argument(
+        "--pixel-size",
+        type=number(float, 0.001, 1000),
+        default=1.0,
+        metavar="MM",
+        help="side of a pixel, for --format nifti (default 1 mm)",
+    )
 
 
 def reconstruct_flags(parser):
@@ -166,8 +130,12 @@ def reconstruct_flags(parser):
 
 def complete_flags(parser):
     parser.add_argument("slice", metavar="SLICE", help="a PNG or JPEG file")
-    parser.add_argument("--keep", required=True, metavar="top|bottom|left|right|MASK.png",
-                        help="the half of the frame to keep, or an image as large as the slice, white where to keep it")
+    parser.add_argument(
+        "--keep",
+        required=True,
+        metavar="top|bottom|left|right|MASK.png",
+        help="the half of the frame to keep, or an image as large as the slice, white where to keep it",
+    )
     parser.add_argument("--paste", action="store_true", help="put the original pixels back where kept")
     add_run(parser, "complete-<time>", data=True)
     add_count(parser, 8, "completions, 2 or more")
@@ -183,8 +151,11 @@ def score_flags(parser):
 
 
 def vary_flags(parser):
-    parser.add_argument("what", choices=("label", "position", "temperature"),
-                        help="what varies: each label, each position (with an animation), or six temperatures")
+    parser.add_argument(
+        "what",
+        choices=("label", "position", "temperature"),
+        help="what varies: each label, each position (with an animation), or six temperatures",
+    )
     add_run(parser, "vary-<what>-<time>")
     add_count(parser, None, "images of each variant", "8, or 4 at each position")
     add_conditions(parser)
@@ -210,8 +181,11 @@ def export_flags(parser):
 def reader_study_flags(parser):
     parser.add_argument("count", type=number(int, 1, 1000), metavar="N", help="real slices, and as many samples")
     add_run(parser, "reader-study-<time>", data=True)
-    parser.add_argument("--cc0", action="store_true",
-                        help="the run's slices are in the public domain: leave out the mark that says do not share")
+    parser.add_argument(
+        "--cc0",
+        action="store_true",
+        help="the run's slices are in the public domain: leave out the mark that says do not share",
+    )
     add_draw(parser)
 
 
@@ -223,26 +197,76 @@ def reader_score_flags(parser):
 
 
 COMMANDS = (
-    Command("sample", "samples, with their table and a sheet", sample_flags, sample,
-            ("python predict.py --run demo --num-images 32 --label AD --seed 1",)),
-    Command("reconstruct", "reconstructions of the images in a folder", reconstruct_flags, reconstruct,
-            ("python predict.py reconstruct SLICES --run demo",)),
-    Command("complete", "what could stand where a slice is not kept", complete_flags, complete,
-            ("python predict.py complete SLICE.png --run demo --keep top",)),
-    Command("score", "how improbable each code of the images in a folder is, as maps", score_flags, score,
-            ("python predict.py score SLICES --run demo --heal",)),
-    Command("vary", "the same random numbers under each label, at each position or temperature", vary_flags, vary,
-            ("python predict.py vary label --run demo --position 12",)),
-    Command("interpolate", "two ways from one sample to another", interpolate_flags, interpolate,
-            ("python predict.py interpolate --run demo",)),
-    Command("gallery", "a poster of the run: samples, completions, codes, numbers", gallery_flags, gallery,
-            ("python predict.py gallery --run demo",)),
-    Command("export", "a SavedModel that encodes, decodes and samples without this code", export_flags, export,
-            ("python predict.py export demo-model --run demo",)),
-    Command("reader-study", "a page that asks which of N real slices of validation people and N samples are real",
-            reader_study_flags, reader_study, ("python predict.py reader-study 20 --run demo --out study",)),
-    Command("reader-score", "how many a reader told, from the answers of that page", reader_score_flags, reader_score,
-            ("python predict.py reader-score study/answers.csv",)),
+    Command(
+        "sample",
+        "samples, with their table and a sheet",
+        sample_flags,
+        of_run("write_samples", "samples_folder"),
+        ("python predict.py --run demo --num-images 32 --label AD --seed 1",),
+    ),
+    Command(
+        "reconstruct",
+        "reconstructions of the images in a folder",
+        reconstruct_flags,
+        of_run("reconstruct", "reconstruction", "vqvae"),
+        ("python predict.py reconstruct SLICES --run demo",),
+    ),
+    Command(
+        "complete",
+        "what could stand where a slice is not kept",
+        complete_flags,
+        of_run("complete", "completion"),
+        ("python predict.py complete SLICE.png --run demo --keep top",),
+    ),
+    Command(
+        "score",
+        "how improbable each code of the images in a folder is, as maps",
+        score_flags,
+        of_run("score", "scoring"),
+        ("python predict.py score SLICES --run demo --heal",),
+    ),
+    Command(
+        "vary",
+        "the same random numbers under each label, at each position or temperature",
+        vary_flags,
+        of_run("vary", "comparisons"),
+        ("python predict.py vary label --run demo --position 12",),
+    ),
+    Command(
+        "interpolate",
+        "two ways from one sample to another",
+        interpolate_flags,
+        of_run("interpolate", "interpolation"),
+        ("python predict.py interpolate --run demo",),
+    ),
+    Command(
+        "gallery",
+        "a poster of the run: samples, completions, codes, numbers",
+        gallery_flags,
+        of_run("gallery", "gallery"),
+        ("python predict.py gallery --run demo",),
+    ),
+    Command(
+        "export",
+        "a SavedModel that encodes, decodes and samples without this code",
+        export_flags,
+        of_run("export", "export"),
+        ("python predict.py export demo-model --run demo",),
+    ),
+    Command(
+        "reader-study",
+        "a page that asks which of N real slices of validation people and N samples are real",
+        reader_study_flags,
+        of_run("reader_study", "reader_study"),
+        ("python predict.py reader-study 20 --run demo --out study",),
+    ),
+    Command(
+        "reader-score",
+        "how many a reader told, from the answers of that page",
+        reader_score_flags,
+        reader_score,
+        ("python predict.py reader-score study/answers.csv",),
+    ),
 )
 
 

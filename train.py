@@ -17,20 +17,29 @@ EVALUATION_BATCH = 16
 
 def parse_flags(argv):
     """The options that were given, a dict, and what to do with them: run, preset, stage, vqvae, resume, dry_run."""
-    parser = Parser(description=__doc__.split("\n\n")[0],
-                    epilog="examples: python train.py --run demo\n"
-                           "          python train.py --data AD_NC --run adni --dry-run\n"
-                           "          python train.py --data AD_NC --run adni\n"
-                           "          python train.py --resume adni")
+    parser = Parser(
+        description=__doc__.split("\n\n")[0],
+        epilog="examples: python train.py --run demo\n"
+        "          python train.py --data AD_NC --run adni --dry-run\n"
+        "          python train.py --data AD_NC --run adni\n"
+        "          python train.py --resume adni",
+    )
     group = parser.add_argument_group("run")
     group.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: <preset>-<date-time>)")
     group.add_argument("--preset", choices=PRESETS, help="sizes and steps (default: demo without --data, else default)")
-    group.add_argument("--stage", choices=("vqvae", "prior", "all"), default="all",
-                       help="prior: go on with a --run whose VQ-VAE is done (default all)")
+    group.add_argument(
+        "--stage",
+        choices=("vqvae", "prior", "all"),
+        default="all",
+        help="prior: go on with a --run whose VQ-VAE is done (default all)",
+    )
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
     group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, as it began")
-    group.add_argument("--dry-run", action="store_true",
-                       help="print the resolved config, sizes and an estimate of the time; make no run")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config, sizes and an estimate of the time; make no run",
+    )
     add_option_flags(parser, {"run": group})
     flags = vars(parser.parse_args(argv))
     options = {name: flags.pop(name) for name in OPTIONS if name in flags}
@@ -119,8 +128,10 @@ def join(team, folder):
     from training.options import with_defaults
 
     if not (folder / "config.json").is_file():
-        raise UserError(f"a worker does not see the run folder {folder} that the chief made: it must be on a disk that "
-                        "all workers share")
+        raise UserError(
+            f"a worker does not see the run folder {folder} that the chief made: it must be on a disk that "
+            "all workers share"
+        )
     config = with_defaults(read_config(folder))
     return config, prepare_data(config, folder)[1]
 
@@ -197,11 +208,22 @@ def train_vqvae(team, config, folder, parts, box):
         metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
         return metrics
 
-    stage = Stage(team, folder, "vqvae", vqvae, step,
-                  lambda: judge_vqvae(vqvae, originals, *reconstructed(), validation["slices"]["subject"]),
-                  lambda: show_vqvae(tf, vqvae, folder, originals, *reconstructed()), config["checkpoint_minutes"])
-    stage.fit(stage_batches(team, config, train_part, box, "vqvae"), config["vqvae_steps"], config["evaluations"],
-              config["batch_size"])
+    stage = Stage(
+        team,
+        folder,
+        "vqvae",
+        vqvae,
+        step,
+        lambda: judge_vqvae(vqvae, originals, *reconstructed(), validation["slices"]["subject"]),
+        lambda: show_vqvae(tf, vqvae, folder, originals, *reconstructed()),
+        config["checkpoint_minutes"],
+    )
+    stage.fit(
+        stage_batches(team, config, train_part, box, "vqvae"),
+        config["vqvae_steps"],
+        config["evaluations"],
+        config["batch_size"],
+    )
 
 
 def judge_vqvae(vqvae, originals, codes, images, subjects):
@@ -220,10 +242,14 @@ def judge_vqvae(vqvae, originals, codes, images, subjects):
 
     rows = [image_metrics(*pair) for pair in zip(originals, images, strict=True)]
     means = mean_by_person(rows, subjects)
-    return {"loss": float(reconstruction_error(vqvae, originals, images)),
-            **{key: float("nan") if means[key] is None else value_of(means[key])  # None: no brain in any of them
-               for key in ("ssim", "psnr", "ssim_brain")},
-            "codes_used": len(np.unique(codes)) / vqvae.settings["num_codes"]}
+    return {
+        "loss": float(reconstruction_error(vqvae, originals, images)),
+        **{
+            key: float("nan") if means[key] is None else value_of(means[key])  # None: no brain in any of them
+            for key in ("ssim", "psnr", "ssim_brain")
+        },
+        "codes_used": len(np.unique(codes)) / vqvae.settings["num_codes"],
+    }
 
 
 def show_vqvae(tf, vqvae, folder, originals, codes, images):
@@ -261,8 +287,10 @@ def train_prior(team, config, folder, parts, box):
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
     bits_per_code = tf.function(prior.bits_per_code)
-    held_out = [{**batch, "codes": vqvae.encode(batch["image"])} for batch in
-                evaluation_batches(validation["images"], validation["columns"], EVALUATION_BATCH, box)]
+    held_out = [
+        {**batch, "codes": vqvae.encode(batch["image"])}
+        for batch in evaluation_batches(validation["images"], validation["columns"], EVALUATION_BATCH, box)
+    ]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
     uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *config["code_grid"]), "float32")
 
@@ -274,11 +302,22 @@ def train_prior(team, config, folder, parts, box):
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
         tf.summary.image("samples", vqvae.decode(codes), max_outputs=8)
 
-    stage = Stage(team, folder, "prior", prior,
-                  lambda batch: prior_step(prior, {**batch, "codes": vqvae.encode(batch["image"])}),
-                  evaluate, show, config["checkpoint_minutes"])
-    stage.fit(stage_batches(team, config, parts["train"], box, "prior"), config["prior_steps"], config["evaluations"],
-              config["batch_size"])
+    stage = Stage(
+        team,
+        folder,
+        "prior",
+        prior,
+        lambda batch: prior_step(prior, {**batch, "codes": vqvae.encode(batch["image"])}),
+        evaluate,
+        show,
+        config["checkpoint_minutes"],
+    )
+    stage.fit(
+        stage_batches(team, config, parts["train"], box, "prior"),
+        config["prior_steps"],
+        config["evaluations"],
+        config["batch_size"],
+    )
 
 
 if __name__ == "__main__":

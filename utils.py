@@ -241,8 +241,9 @@ def making_folder(path):
         yield path
     except OSError as error:
         _remove(made)
-        raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): "
-                        "choose another place") from None
+        raise UserError(
+            f"{error.filename or path} cannot be written ({error.strerror}): choose another place"
+        ) from None
     except BaseException:
         _remove(made)
         raise
@@ -313,13 +314,19 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options):
-        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False,
-                   "usage": "python %(prog)s [flags]"} | options
+        options = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "allow_abbrev": False,
+            "usage": "python %(prog)s [flags]",
+        } | options
         super().__init__(**options)
         voice = self.add_mutually_exclusive_group()
         voice.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
-        voice.add_argument("--verbose", action="store_true",
-                           help="name every file written, let the libraries speak, and show where an error arose")
+        voice.add_argument(
+            "--verbose",
+            action="store_true",
+            help="name every file written, let the libraries speak, and show where an error arose",
+        )
 
     def parse_args(self, argv):
         flags, unknown = self.parse_known_args(argv)
@@ -369,8 +376,9 @@ class CommandParser(Parser):
 
     def __init__(self, script, command, commands, default=None):
         self.script, self.command, self.commands, self.default = script, command, commands, default
-        super().__init__(prog=self.called(command), description=_sentence(command.help), epilog=_examples(command),
-                         usage=None)
+        super().__init__(
+            prog=self.called(command), description=_sentence(command.help), epilog=_examples(command), usage=None
+        )
         command.add_flags(self)
 
     def called(self, command):
@@ -382,8 +390,11 @@ class CommandParser(Parser):
         return super().parse_args(argv)
 
     def error(self, message):
-        foreign = [word for word in getattr(self, "words", ()) if word.startswith("--")
-                   and word.partition("=")[0] not in self._option_string_actions]
+        foreign = [
+            word
+            for word in getattr(self, "words", ())
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
+        ]
         if foreign and "required" in message:  # what is there and should not be tells more than what is missing
             self.refuse(foreign)
         super().error(message)
@@ -396,8 +407,10 @@ class CommandParser(Parser):
             if flag == f"--{other.name}":
                 raise UserError(f"there is no flag {flag}: the command is {self.called(other)} (see --help)")
             if other is not self.command and flag in _flags_of(other):
-                raise UserError(f"{flag} is no flag of {self.called(self.command)}, but of {self.called(other)} "
-                                f"(see {self.called(other)} --help)")
+                raise UserError(
+                    f"{flag} is no flag of {self.called(self.command)}, but of {self.called(other)} "
+                    f"(see {self.called(other)} --help)"
+                )
         super().refuse(unknown)
 
 
@@ -448,8 +461,9 @@ def _without_command(script, description, commands, argv, default):
         owner = next((command for command in commands if flag in (f"--{command.name}", *_flags_of(command))), None)
         if owner:
             raise UserError(f"python {script} needs a command before {flag}: python {script} {owner.name} (see --help)")
-        raise UserError(f"python {script} needs a command: {', '.join(command.name for command in commands)} "
-                        "(see --help)")
+        raise UserError(
+            f"python {script} needs a command: {', '.join(command.name for command in commands)} (see --help)"
+        )
     width = max(len(command.name) for command in commands) + 2
     print(f"{description}\n\ncommands (python {script} COMMAND --help tells its flags):")
     for command in commands:
@@ -482,8 +496,9 @@ def number(kind, least=None, most=None):
 def git_commit():
     """The commit of this code, or None outside a checkout."""
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
-                              capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -84,11 +84,12 @@ def product_rate(tf, precision, size):
 def our_models(run, precision, **changes):
     """TensorFlow, config, crop box and fresh models of a run's config, some of it changed."""
     from slices.frame import Box
-    from training.optimisation import build_prior, build_vqvae
     from training.workers import start_tensorflow
 
     config = open_run(run)[1] | changes
     tf, box = start_tensorflow(config["deterministic"]), Box(*config["crop_box"])
+    from training.optimisation import build_prior, build_vqvae
+
     return tf, config, box, build_vqvae(config, box, precision), build_prior(config, precision)
 
 

@@ -62,10 +62,11 @@ def anatomy(image, mask):
     tissues, ventricles = segment(image, mask)
     area = mask.sum()
     columns = np.flatnonzero(mask.any(axis=0))
-    brain = ndimage.gaussian_filter(image * mask, 2)[:, columns[0]: columns[-1] + 1]
+    brain = ndimage.gaussian_filter(image * mask, 2)[:, columns[0] : columns[-1] + 1]
     asymmetry = np.abs(brain - brain[:, ::-1]).mean() / max(brain.mean(), 1e-9)
-    return np.array([mask.mean(), *((tissues == tissue).sum() / area for tissue in (1, 2, 3)),
-                     ventricles.sum() / area, asymmetry])
+    return np.array(
+        [mask.mean(), *((tissues == tissue).sum() / area for tissue in (1, 2, 3)), ventricles.sum() / area, asymmetry]
+    )
 
 
 def anatomy_metrics(samples, real):
@@ -103,8 +104,10 @@ def mean_difference(values, label, person):
 def label_effects(described, labels):
     """The difference of the first two labels in each of ANATOMY, in real people and in samples, z-scores."""
     samples = [images for name, images in described.items() if name.startswith("set ")]
-    z_scores = {"real": described["originals"].anatomy,
-                "samples": np.concatenate([images.anatomy for images in samples])}
+    z_scores = {
+        "real": described["originals"].anatomy,
+        "samples": np.concatenate([images.anatomy for images in samples]),
+    }
     label = {"real": described["originals"].label, "samples": np.concatenate([images.label for images in samples])}
     person = {"real": described["originals"].person, "samples": np.concatenate([images.person for images in samples])}
     result = {"label_effect": f"{labels[0]} minus {labels[1]}" if len(labels) > 1 else "there is one label"}

@@ -26,8 +26,11 @@ def codebook_metrics(codes, num_codes):
     """
     share = np.bincount(codes.ravel(), minlength=num_codes) / codes.size  # (K,)
     used = share[share > 0]
-    return {"perplexity": float(2 ** -(used * np.log2(used)).sum()), "used_fraction": len(used) / num_codes,
-            "largest_share": float(share.max())}
+    return {
+        "perplexity": float(2 ** -(used * np.log2(used)).sum()),
+        "used_fraction": len(used) / num_codes,
+        "largest_share": float(share.max()),
+    }
 
 
 def unigram_bits_per_code(training_codes, codes, num_codes):
@@ -58,8 +61,10 @@ class PositionalBaseline:
         np.add.at(self.counts, (bins[:, None, None], h, w, codes), 1)
         self.totals = np.maximum(np.bincount(bins, minlength=POSITION_BINS), 1)
         chosen_on = validation if validation is not None else training
-        self.weight = min(np.linspace(0.05, 0.95, 19), key=lambda weight: self.bits(
-            chosen_on.codes, chosen_on.columns["position"], weight).mean())
+        self.weight = min(
+            np.linspace(0.05, 0.95, 19),
+            key=lambda weight: self.bits(chosen_on.codes, chosen_on.columns["position"], weight).mean(),
+        )
 
     def bins(self, position):
         """The bin of each slice's position, (N,) int; positions are ids from 1."""
@@ -137,9 +142,11 @@ def measure_codes(run, cache, parts, split, baseline):
     prior["bits_per_pixel"] = per_code * num_cells / (run.frame[0] * run.frame[1])
     prior["overfitting"] = per_code - value_of(prior["bits_per_code_train"])
     prior["positional_weight"] = float(baseline.weight)
-    rate = {"bits_per_image": float(num_cells * np.log2(num_codes)),
-            "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
-            "bits_per_image_prior": per_code * num_cells}
+    rate = {
+        "bits_per_image": float(num_cells * np.log2(num_codes)),
+        "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
+        "bits_per_image_prior": per_code * num_cells,
+    }
     codes, in_brain = parts[split].codes, parts[split].codes[brain[split]]
     codebook = codebook_metrics(codes, num_codes)
     perplexity = codebook_metrics(in_brain, num_codes)["perplexity"] if len(in_brain) else None
@@ -152,11 +159,18 @@ def split_bits(run, cache, name, part, baseline, brain):
     kept = for_nulls(part.slices["subject"].to_numpy())
     subject, codes = part.slices["subject"].to_numpy()[kept], part.codes[kept]
     columns = {key: column[kept] for key, column in part.columns.items()}
-    likelihood = cache.kept(f"bits-{name}", f"{part.fingerprint} {len(codes)}",
-                            lambda: prior_bits(run.prior, codes, columns))
+    likelihood = cache.kept(
+        f"bits-{name}", f"{part.fingerprint} {len(codes)}", lambda: prior_bits(run.prior, codes, columns)
+    )
     positional = baseline.bits(codes, columns["position"], counted=subject if name == "train" else None)
-    return CodeBits(prior=likelihood, positional=positional, unigram=-np.log2(baseline.unigram)[codes],
-                    brain=brain[kept], subject=subject, kept=kept)
+    return CodeBits(
+        prior=likelihood,
+        positional=positional,
+        unigram=-np.log2(baseline.unigram)[codes],
+        brain=brain[kept],
+        subject=subject,
+        kept=kept,
+    )
 
 
 def prior_section(bits, split, num_codes):

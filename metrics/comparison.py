@@ -7,10 +7,22 @@ from metrics.people import value_of
 from training.folder import run_folder
 from utils import UserError, load_json, shell
 
-COMPARED = ("rate.bits_per_image", "reconstruction.ssim_brain", "reconstruction.psnr_brain",
-            "reconstruction.frc_resolution", "reconstruction.tissue_dice", "prior.bits_per_code",
-            "rate.bits_per_image_prior", "samples.frechet", "samples.kid", "samples.c2st", "samples.patches",
-            "samples.diversity", "memorisation.nn_ratio", "memorisation.copies_fraction")
+COMPARED = (
+    "rate.bits_per_image",
+    "reconstruction.ssim_brain",
+    "reconstruction.psnr_brain",
+    "reconstruction.frc_resolution",
+    "reconstruction.tissue_dice",
+    "prior.bits_per_code",
+    "rate.bits_per_image_prior",
+    "samples.frechet",
+    "samples.kid",
+    "samples.c2st",
+    "samples.patches",
+    "samples.diversity",
+    "memorisation.nn_ratio",
+    "memorisation.copies_fraction",
+)
 
 
 def read_evaluations(names):
@@ -38,8 +50,9 @@ def read_evaluations(names):
     if len(runs) < len(names):
         raise UserError("compare names one run twice: give different ones")
     if len(splits := {metrics["split"] for metrics in runs.values()}) > 1:
-        raise UserError(f"the runs were evaluated on different splits ({', '.join(sorted(splits))}): "
-                        "evaluate them on one")
+        raise UserError(
+            f"the runs were evaluated on different splits ({', '.join(sorted(splits))}): evaluate them on one"
+        )
     return runs
 
 

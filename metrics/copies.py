@@ -27,6 +27,7 @@ class CopySearch:
 
     def detail(self, images):
         """(N, H, W) uint8 → int8: the images without what is coarser than COARSEST, clipped to ± 127."""
+
         def filtered(image):
             image = image.astype(np.float32)
             coarse = ndimage.gaussian_filter(image, self.COARSEST * len(image))
@@ -37,8 +38,10 @@ class CopySearch:
     @staticmethod
     def coarse(details):
         """(N, H, W) int8 → (N, H W / 16) float32 of mean 0 and length 1."""
-        blocks = [half_size(half_size(details[start: start + 512].astype(np.float32)))
-                  for start in range(0, len(details), 512)]
+        blocks = [
+            half_size(half_size(details[start : start + 512].astype(np.float32)))
+            for start in range(0, len(details), 512)
+        ]
         vectors = np.concatenate(blocks).reshape(len(details), -1)
         vectors -= vectors.mean(axis=1, keepdims=True)
         return vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-6)
@@ -67,14 +70,14 @@ class CopySearch:
         query = np.where(mask, query - query[mask].mean(), 0)
         images = [self.details[row % n][:, :: -1 if row >= n else 1] for row in candidates]
         padded = np.pad(np.stack(images), ((0, 0), (reach, reach), (reach, reach)))
-        window = padded[:, rows.start: rows.stop + 2 * reach, columns.start: columns.stop + 2 * reach]
+        window = padded[:, rows.start : rows.stop + 2 * reach, columns.start : columns.stop + 2 * reach]
         flat = window.reshape(len(images), -1).astype(np.float32)  # (candidates, pixels)
         shape, steps = window.shape[1:], 2 * reach + 1
         queries, masks = np.zeros((2, steps * steps, *shape), np.float32)
         for shift in range(steps * steps):
             y, x = divmod(shift, steps)
-            queries[shift, y: y + mask.shape[0], x: x + mask.shape[1]] = query
-            masks[shift, y: y + mask.shape[0], x: x + mask.shape[1]] = mask
+            queries[shift, y : y + mask.shape[0], x : x + mask.shape[1]] = query
+            masks[shift, y : y + mask.shape[0], x : x + mask.shape[1]] = mask
         queries, masks = queries.reshape(steps**2, -1), masks.reshape(steps**2, -1)
         area, sums = mask.sum(), masks @ flat.T  # (shifts, candidates)
         spread = np.sqrt(np.maximum(masks @ (flat**2).T - sums**2 / area, 1e-3))
@@ -96,8 +99,12 @@ def nearest_windows(queries, training, own=None, window=10):
         agree = training == queries[i]  # (M, h, w)
         sums = agree.cumsum(axis=1, dtype=np.int16).cumsum(axis=2, dtype=np.int16)
         sums = np.pad(sums, ((0, 0), (1, 0), (1, 0)))
-        found = (sums[:, height:, width:] - sums[:, :-height, width:] - sums[:, height:, :-width]
-                 + sums[:, :-height, :-width]).max(axis=(1, 2))
+        found = (
+            sums[:, height:, width:]
+            - sums[:, :-height, width:]
+            - sums[:, height:, :-width]
+            + sums[:, :-height, :-width]
+        ).max(axis=(1, 2))
         if own is not None:
             found[own(i)] = 0
         return found.max() / (height * width)
@@ -123,8 +130,15 @@ def plant_copies(run, cache, training, seed, count=200):
     columns = {name: column[rows] for name, column in training.columns.items()}
     redrawn = random.random((len(rows), *run.code_grid)) < 0.1
     uniforms = random.random(redrawn.shape, np.float32)
-    codes = cache.kept("planted", training.fingerprint, lambda: np.array(run.prior.sample(
-        uniforms, columns["label"], columns["position"], known=training.codes[rows], mask=~redrawn)[0]))
+    codes = cache.kept(
+        "planted",
+        training.fingerprint,
+        lambda: np.array(
+            run.prior.sample(
+                uniforms, columns["label"], columns["position"], known=training.codes[rows], mask=~redrawn
+            )[0]
+        ),
+    )
     images = shift_and_gain(run.decode_crops(codes, "planted copies"), random)
     return codes, ImageSet(images, columns["label"], columns["position"] - 1, np.full(len(rows), "planted copy"))
 
@@ -134,6 +148,6 @@ def shift_and_gain(images, random):
     changed = []
     for image in images:
         y, x = random.integers(-2, 3, 2)
-        shifted = np.pad(image, 2)[2 - y: image.shape[0] + 2 - y, 2 - x: image.shape[1] + 2 - x]
+        shifted = np.pad(image, 2)[2 - y : image.shape[0] + 2 - y, 2 - x : image.shape[1] + 2 - x]
         changed.append(to_bytes(shifted / 255 * random.uniform(0.95, 1.05)))
     return np.stack(changed)

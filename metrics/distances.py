@@ -37,21 +37,26 @@ def set_statistics(samples, reference, originals, shape_rms, reference_variety):
     k = min(3 if people < 50 else 5, people - 1)
     places = reference.person  # whose place a sample takes: with groups of one, its radii would be smaller
     own_variety = variety(samples)
-    return {**set_distances(samples, reference, originals, shape_rms),
-            "c2st": two_sample_auc(reference, samples),
-            **manifold_metrics(reference.shape, samples.shape, reference.person, places, k),
-            "diversity": None if own_variety is None or not reference_variety else own_variety / reference_variety,
-            **anatomy_metrics(samples, reference)}
+    return {
+        **set_distances(samples, reference, originals, shape_rms),
+        "c2st": two_sample_auc(reference, samples),
+        **manifold_metrics(reference.shape, samples.shape, reference.person, places, k),
+        "diversity": None if own_variety is None or not reference_variety else own_variety / reference_variety,
+        **anatomy_metrics(samples, reference),
+    }
 
 
 def set_distances(samples, reference, originals, shape_rms):
     """Those statistics of samples against a reference that are cheap enough for a jackknife: a dict."""
     leading = [side.shape[:, :FRECHET_COMPONENTS] for side in (samples, reference, originals)]
-    return {"frechet": frechet_distance(leading[0], leading[1]),
-            "frechet_real": frechet_distance(leading[0], leading[2]),
-            "kid": kernel_distance(samples.shape / shape_rms, reference.shape / shape_rms,
-                                   samples.person, reference.person),
-            "patches": patch_distance(samples.patches, reference.patches)}
+    return {
+        "frechet": frechet_distance(leading[0], leading[1]),
+        "frechet_real": frechet_distance(leading[0], leading[2]),
+        "kid": kernel_distance(
+            samples.shape / shape_rms, reference.shape / shape_rms, samples.person, reference.person
+        ),
+        "patches": patch_distance(samples.patches, reference.patches),
+    }
 
 
 def frechet_distance(first, second):
@@ -63,8 +68,12 @@ def frechet_distance(first, second):
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
-    return float(((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
-                 + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
+    return float(
+        ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
+        + np.trace(covariances[0])
+        + np.trace(covariances[1])
+        - 2 * cross
+    )
 
 
 def kernel_distance(first, second, first_person, second_person):
@@ -72,6 +81,7 @@ def kernel_distance(first, second, first_person, second_person):
 
     Pairs of slices of one person are left out. Features (N, C), (M, C), divided by their RMS.
     """
+
     def kernel(a, b):
         return (a @ b.T / a.shape[1] + 1) ** 3
 
@@ -111,9 +121,10 @@ def two_sample_auc(first, second, seed=0):
     shape, texture = (np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("shape", "texture"))
     splits = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(shape, side, groups))
     classifier = make_pipeline(StandardScaler(), SVC())
-    return max(float(roc_auc_score(side, cross_val_predict(classifier, features, side, cv=splits,
-                                                           method="decision_function")))
-               for features in (shape, texture, np.hstack([shape, texture])))
+    return max(
+        float(roc_auc_score(side, cross_val_predict(classifier, features, side, cv=splits, method="decision_function")))
+        for features in (shape, texture, np.hstack([shape, texture]))
+    )
 
 
 def nearest_person_radii(features, person, k):
@@ -136,10 +147,12 @@ def manifold_metrics(real, fake, real_person, fake_person, k):
     distances = cdist(real, fake)  # (N, M)
     real_radii, fake_radii = nearest_person_radii(real, real_person, k), nearest_person_radii(fake, fake_person, k)
     inside = distances < real_radii[:, None]
-    return {"precision": float(inside.any(axis=0).mean()),
-            "recall": float((distances < fake_radii[None]).any(axis=1).mean()),
-            "density": float(inside.sum(axis=0).mean() / k),
-            "coverage": float((distances.min(axis=1) < real_radii).mean())}
+    return {
+        "precision": float(inside.any(axis=0).mean()),
+        "recall": float((distances < fake_radii[None]).any(axis=1).mean()),
+        "density": float(inside.sum(axis=0).mean() / k),
+        "coverage": float((distances.min(axis=1) < real_radii).mean()),
+    }
 
 
 def variety(images):
@@ -156,6 +169,7 @@ def variety(images):
         return None
     first, second = np.array(evenly(np.array(pairs), PAIRS)).T
     blocks = [slice(start, start + BLOCK) for start in range(0, len(first), BLOCK)]
-    similarity = parallel(lambda block: ms_ssim(images.images[first[block]] / 255, images.images[second[block]] / 255),
-                          blocks)
+    similarity = parallel(
+        lambda block: ms_ssim(images.images[first[block]] / 255, images.images[second[block]] / 255), blocks
+    )
     return float(1 - np.concatenate(similarity).mean())

@@ -39,8 +39,10 @@ def load_folders(real, generated, train=None):
             raise UserError(f"{folders[name]} holds fewer than two people: nothing can be measured")
     shared = people["real"] & people["train"] if train else ()
     if shared:
-        raise UserError(f"{real} and {train} share {len(shared)} people, such as {min(shared)}: "
-                        "nothing unseen would be left to compare with")
+        raise UserError(
+            f"{real} and {train} share {len(shared)} people, such as {min(shared)}: "
+            "nothing unseen would be left to compare with"
+        )
     return loaded
 
 
@@ -54,11 +56,18 @@ def load_folder(folder, generated=False):
         if not {"file", "label", "position"} <= set(told.columns) or not set(slices["path"]) <= set(told["file"]):
             raise UserError(f"{table} does not give the label and position of every image in {folder}")
         told = told.drop_duplicates("file").set_index("file").loc[slices["path"]]
-        slices = slices.assign(label=told["label"].to_numpy(), subject=slices["path"],
-                               position=pd.to_numeric(told["position"], errors="coerce").fillna(-1).to_numpy(int))
+        slices = slices.assign(
+            label=told["label"].to_numpy(),
+            subject=slices["path"],
+            position=pd.to_numeric(told["position"], errors="coerce").fillna(-1).to_numpy(int),
+        )
     loaded = load_images(folder, slices["path"].tolist())
-    return {"folder": folder, "slices": slices[loaded.usable].reset_index(drop=True), "images": loaded.images,
-            "brain_boxes": loaded.brain_boxes}
+    return {
+        "folder": folder,
+        "slices": slices[loaded.usable].reset_index(drop=True),
+        "images": loaded.images,
+        "brain_boxes": loaded.brain_boxes,
+    }
 
 
 def folder_sets(loaded, seed, num_samples, notes):
@@ -90,9 +99,16 @@ def folder_sets(loaded, seed, num_samples, notes):
     else:
         fitted, planted = pool.take(for_nulls(pool.person)), softened_copies(pool, seed)
     return Sets(
-        reference=reference, originals=reference, pool=fitted if len(pool.images) else pool, pool_originals=fitted,
-        samples=[samples], search=pool, planted=planted, labels=labels_of(loaded),
-        all_samples=everyone.take(slice(0, max(num_samples, len(rows)))))
+        reference=reference,
+        originals=reference,
+        pool=fitted if len(pool.images) else pool,
+        pool_originals=fitted,
+        samples=[samples],
+        search=pool,
+        planted=planted,
+        labels=labels_of(loaded),
+        all_samples=everyone.take(slice(0, max(num_samples, len(rows)))),
+    )
 
 
 def labels_of(loaded):
@@ -106,7 +122,8 @@ def image_sets(loaded, notes):
     labels = labels_of(loaded)
     label_known = set(generated["label"]) <= set(labels)
     position_known = set(generated["position"]) <= set(real["position"]) and (
-        generated["position"].nunique() > 1 or real["position"].nunique() == 1)
+        generated["position"].nunique() > 1 or real["position"].nunique() == 1
+    )
     for known, what in ((label_known, "labels"), (position_known, "positions")):
         if not known:
             notes.append(f"the {what} of the generated images are unknown: they are not used on any side")
@@ -116,9 +133,12 @@ def image_sets(loaded, notes):
     def image_set(slices, images):
         label = slices["label"].map({label: i + 1 for i, label in enumerate(labels)}).fillna(0).to_numpy(int)
         position = slices["position"].to_numpy(int)
-        return ImageSet(crop(images, box)[..., 0], label if label_known else np.zeros_like(label),
-                        position if position_known else np.zeros_like(position),
-                        slices["subject"].to_numpy().astype(str))
+        return ImageSet(
+            crop(images, box)[..., 0],
+            label if label_known else np.zeros_like(label),
+            position if position_known else np.zeros_like(position),
+            slices["subject"].to_numpy().astype(str),
+        )
 
     return {name: image_set(part["slices"], part["images"]) for name, part in loaded.items()}
 
@@ -141,8 +161,11 @@ def match(reference, candidates, random):
     rows = []
     for label, position in zip(reference.label, reference.position, strict=True):
         same_position = candidates.position[order] == position
-        fits = [free[order] & same_position & (candidates.label[order] == label), free[order] & same_position,
-                free[order]]
+        fits = [
+            free[order] & same_position & (candidates.label[order] == label),
+            free[order] & same_position,
+            free[order],
+        ]
         row = order[next(fit for fit in fits if fit.any()).argmax()]
         free[row] = False
         rows.append(row)

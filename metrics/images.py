@@ -26,14 +26,24 @@ def image_metrics(original, reconstruction):
     original, reconstruction = as_grey(original), as_grey(reconstruction)
     if min(original.shape) < 11:
         raise ValueError(f"SSIM needs images of 11x11 pixels or more, not {original.shape}")
-    ssim, ssim_map = structural_similarity(original, reconstruction, data_range=1.0, gaussian_weights=True,
-                                           sigma=1.5, use_sample_covariance=False, full=True)
+    ssim, ssim_map = structural_similarity(
+        original,
+        reconstruction,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
     difference = original - reconstruction
     metrics = {"ssim": float(ssim), "psnr": psnr(difference), "mae": float(np.abs(difference).mean())}
     if mask.any():
         inside = difference[mask]
-        return metrics | {"ssim_brain": float(ssim_map[mask].mean()), "psnr_brain": psnr(inside),
-                          "mae_brain": float(np.abs(inside).mean())}
+        return metrics | {
+            "ssim_brain": float(ssim_map[mask].mean()),
+            "psnr_brain": psnr(inside),
+            "mae_brain": float(np.abs(inside).mean()),
+        }
     return metrics | dict.fromkeys(("ssim_brain", "psnr_brain", "mae_brain"), float("nan"))
 
 
@@ -64,8 +74,12 @@ def detail_metrics(original, reconstruction):
     noise = (1 / 255) ** 2 / 12 * (soft_mask**2).sum()  # the power that rounding to 8 bits adds
     tissues, ventricles = zip(*(segment(image, mask) for image in (original, reconstruction)), strict=True)
     overlaps = [dice(tissues[0] == tissue, tissues[1] == tissue) for tissue in (1, 2, 3)] + [dice(*ventricles)]
-    return metrics | {"spectrum_gap": spectrum_gap(*spectra, noise), "frc_resolution": frc_resolution(*spectra),
-                      "tissue_dice": float(np.nanmean(overlaps)), "ventricle_dice": overlaps[3]}
+    return metrics | {
+        "spectrum_gap": spectrum_gap(*spectra, noise),
+        "frc_resolution": frc_resolution(*spectra),
+        "tissue_dice": float(np.nanmean(overlaps)),
+        "ventricle_dice": overlaps[3],
+    }
 
 
 def ms_ssim_scales(shape):
@@ -92,6 +106,7 @@ def ms_ssim(first, second):
 
 def ssim_terms(first, second):
     """The maps of luminance and of contrast times structure of two stacks (N, H, W) in [0, 1]."""
+
     def blur(images):
         return ndimage.gaussian_filter(images, (0, 1.5, 1.5), truncate=3.5)  # an 11×11 window
 

@@ -21,14 +21,19 @@ def measure_memorisation(sets, seed):
     below = {name: values <= threshold for name, values in distance.items()}
     draws = [draw_null(sets.pool, sets.reference, seed, draw)[1] for draw in range(NULL_DRAWS)]
     false_alarm, unseen = float(below["unseen"].mean()), np.median(distance["unseen"])
-    result = {"searched_samples": len(below["samples"]), "searched_training_slices": len(sets.search.images),
-              "planted": len(below["planted"]), "planted_found": float(below["planted"].mean()),
-              "threshold": threshold, "audit_false_alarm": false_alarm,
-              "copies_fraction": float(below["samples"].mean() - false_alarm),
-              "copies_fraction_null": band([below["null"][rows].mean() - false_alarm for rows in draws]),
-              "people_copied": len(set(sets.search.person[nearest[below["samples"]]])),
-              "nn_ratio": float(np.median(distance["samples"]) / unseen),
-              "nn_ratio_null": band([np.median(distance["null"][rows]) / unseen for rows in draws])}
+    result = {
+        "searched_samples": len(below["samples"]),
+        "searched_training_slices": len(sets.search.images),
+        "planted": len(below["planted"]),
+        "planted_found": float(below["planted"].mean()),
+        "threshold": threshold,
+        "audit_false_alarm": false_alarm,
+        "copies_fraction": float(below["samples"].mean() - false_alarm),
+        "copies_fraction_null": band([below["null"][rows].mean() - false_alarm for rows in draws]),
+        "people_copied": len(set(sets.search.person[nearest[below["samples"]]])),
+        "nn_ratio": float(np.median(distance["samples"]) / unseen),
+        "nn_ratio_null": band([np.median(distance["null"][rows]) / unseen for rows in draws]),
+    }
     local, local_excess = measure_local_copies(sets)
     excess = more_than_chance(below["samples"], np.concatenate([below["unseen"], below["null"]])) or local_excess
     result |= local | {"flagged": bool(excess)}
@@ -56,14 +61,18 @@ def verdict(result, samples_below):
     """
     false_alarm, found = result["audit_false_alarm"], f"{100 * result['planted_found']:.0f} %"
     if false_alarm > 0.05:
-        return (f"cannot tell: {100 * false_alarm:.0f} % of unseen people's slices look like copies to a search "
-                f"that finds {found} of planted copies")
+        return (
+            f"cannot tell: {100 * false_alarm:.0f} % of unseen people's slices look like copies to a search "
+            f"that finds {found} of planted copies"
+        )
     if not result["flagged"]:
         return f"no copies found by a search that finds {found} of planted copies; not a privacy guarantee"
     local = result["copies_local"]
-    return (f"copies found: {100 * samples_below:.1f} % of samples are as near to a training slice as planted copies "
-            f"are, {100 * false_alarm:.1f} % of unseen people's slices"
-            + ("" if local is None else f"; in windows of codes {100 * local:.1f} % more than unseen people's"))
+    return (
+        f"copies found: {100 * samples_below:.1f} % of samples are as near to a training slice as planted copies "
+        f"are, {100 * false_alarm:.1f} % of unseen people's slices"
+        + ("" if local is None else f"; in windows of codes {100 * local:.1f} % more than unseen people's")
+    )
 
 
 def more_than_chance(samples, clean):
@@ -82,16 +91,21 @@ def measure_local_copies(sets):
     if codes is None:
         return {"copies_local": None, "copies_local_why": "images without codes have no windows of codes"}, False
     own = [np.flatnonzero(sets.search.person == person) for person in sets.pool.person]
-    agreement = {"unseen": nearest_windows(codes.reference, codes.search),
-                 "planted": nearest_windows(codes.planted, codes.search),
-                 "samples": nearest_windows(codes.samples, codes.search),
-                 "null": nearest_windows(codes.search[codes.pool_rows], codes.search, own.__getitem__)}
+    agreement = {
+        "unseen": nearest_windows(codes.reference, codes.search),
+        "planted": nearest_windows(codes.planted, codes.search),
+        "samples": nearest_windows(codes.samples, codes.search),
+        "null": nearest_windows(codes.search[codes.pool_rows], codes.search, own.__getitem__),
+    }
     threshold = np.quantile(agreement["planted"], 0.05)
     above = {name: values >= threshold for name, values in agreement.items()}
     false_alarm = float(above["unseen"].mean())
     excess = more_than_chance(above["samples"], np.concatenate([above["unseen"], above["null"]]))
-    return {"copies_local": float(above["samples"].mean() - false_alarm), "local_false_alarm": false_alarm,
-            "local_threshold": float(threshold)}, excess and false_alarm <= 0.05
+    return {
+        "copies_local": float(above["samples"].mean() - false_alarm),
+        "local_false_alarm": false_alarm,
+        "local_threshold": float(threshold),
+    }, excess and false_alarm <= 0.05
 
 
 def membership(bits, parts, split):
@@ -104,10 +118,14 @@ def membership(bits, parts, split):
     scores = {}
     for name in ("train", split):
         part = parts[name]
-        error = [np.abs(part.crops[row].astype(float) - part.reconstructions[row]).mean()
-                 for row in np.flatnonzero(bits[name].kept)]
+        error = [
+            np.abs(part.crops[row].astype(float) - part.reconstructions[row]).mean()
+            for row in np.flatnonzero(bits[name].kept)
+        ]
         surprise = (bits[name].prior - bits[name].positional).mean(axis=(1, 2))
         scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(bits[name].subject).mean()
-    return {"membership_auc": auc_interval(scores[split]["prior"], scores["train"]["prior"]),
-            "membership_auc_vqvae": auc_interval(scores[split]["vqvae"], scores["train"]["vqvae"]),
-            "membership_note": "weak attack, no shadow models"}
+    return {
+        "membership_auc": auc_interval(scores[split]["prior"], scores["train"]["prior"]),
+        "membership_auc_vqvae": auc_interval(scores[split]["vqvae"], scores["train"]["vqvae"]),
+        "membership_note": "weak attack, no shadow models",
+    }

@@ -69,6 +69,8 @@ def gaussian_images(training, position, seed):
     weights = random_generator(seed, "gaussian samples").standard_normal((len(position), len(pixels)))
     weights = weights.astype(np.float32) / np.sqrt(len(pixels) - len(means) if len(pixels) > len(means) else 1)
     centres = [means.get(place, overall) for place in position]
-    blocks = [to_bytes(weights[start: start + 256] @ pixels + centres[start: start + 256])
-              for start in range(0, len(weights), 256)]
+    blocks = [
+        to_bytes(weights[start : start + 256] @ pixels + centres[start : start + 256])
+        for start in range(0, len(weights), 256)
+    ]
     return np.concatenate(blocks).reshape(-1, *training.images.shape[1:])

@@ -52,8 +52,11 @@ def measure_cohort(table, people):
     table = table.assign(age=age)
     persons = table.drop_duplicates("subject").set_index("subject")
     known = people.join(persons[["age", *(["sex"] if "sex" in persons else [])]], how="inner")
-    result = {"splits": {split: describe_split(rows) for split, rows in table.groupby("split")},
-              "by_sex": by_group(known, known["sex"]) if "sex" in known else {}, "by_age": {}}
+    result = {
+        "splits": {split: describe_split(rows) for split, rows in table.groupby("split")},
+        "by_sex": by_group(known, known["sex"]) if "sex" in known else {},
+        "by_age": {},
+    }
     if known["age"].notna().sum() >= 6:
         result["by_age"] = by_group(known, pd.qcut(known["age"], 3, duplicates="drop"))
     return result
@@ -64,14 +67,20 @@ def describe_split(rows):
     visit = next((name for name in ("visit", "acq date", "image data id") if name in rows), "subject")
     field = next((name for name in rows.columns if "field" in name or "imaging protocol" in name), None)
     persons = rows.drop_duplicates("subject")
-    return {"people": len(persons), "visits": len(rows[["subject", visit]].drop_duplicates()),
-            "age_mean": finite(persons["age"].mean()), "age_sd": finite(persons["age"].std()),
-            "sex": persons["sex"].value_counts().to_dict() if "sex" in persons else {},
-            "sites": int(persons["site"].nunique()),
-            "field_strength": rows[field].value_counts().to_dict() if field else {}}
+    return {
+        "people": len(persons),
+        "visits": len(rows[["subject", visit]].drop_duplicates()),
+        "age_mean": finite(persons["age"].mean()),
+        "age_sd": finite(persons["age"].std()),
+        "sex": persons["sex"].value_counts().to_dict() if "sex" in persons else {},
+        "sites": int(persons["site"].nunique()),
+        "field_strength": rows[field].value_counts().to_dict() if field else {},
+    }
 
 
 def by_group(people, groups):
     """The number of people and the means of MAIN in each group."""
-    return {str(group): {"people": len(rows), **{name: finite(rows[name].mean()) for name in MAIN}}
-            for group, rows in people.groupby(groups, observed=True)}
+    return {
+        str(group): {"people": len(rows), **{name: finite(rows[name].mean()) for name in MAIN}}
+        for group, rows in people.groupby(groups, observed=True)
+    }

@@ -40,8 +40,9 @@ class Part:
 
     def image_set(self, images, rows=slice(None)):
         """Some rows of the part as an ImageSet with these images (N, H, W) uint8."""
-        return ImageSet(images, self.columns["label"], self.columns["position"] - 1,
-                        self.slices["subject"].to_numpy().astype(str)).take(rows)
+        return ImageSet(
+            images, self.columns["label"], self.columns["position"] - 1, self.slices["subject"].to_numpy().astype(str)
+        ).take(rows)
 
 
 class Cache:
@@ -88,8 +89,11 @@ def load_parts(run, cache, split):
     Raises:
         UserError: too few slices can be read.
     """
-    return {name: load_part(run, cache, name, frames=name == split)
-            for name in dict.fromkeys(("train", "validation", split)) if (run.slices["split"] == name).any()}
+    return {
+        name: load_part(run, cache, name, frames=name == split)
+        for name in dict.fromkeys(("train", "validation", split))
+        if (run.slices["split"] == name).any()
+    }
 
 
 def load_part(run, cache, split, frames=False):
@@ -104,9 +108,15 @@ def load_part(run, cache, split, frames=False):
     if (frames or split == "train") and slices["subject"].nunique() < 2:
         raise UserError(f"fewer than two {split} people in {run.data} have readable slices: nothing can be measured")
     codes = cache.kept(f"codes-{split}", loaded.fingerprint, lambda: encode_images(run.vqvae, loaded.images, run.box))
-    return Part(slices=slices, columns=condition_ids(slices, run.labels), codes=codes,
-                crops=crop(loaded.images, run.box)[..., 0], reconstructions=run.decode_crops(codes, split),
-                fingerprint=loaded.fingerprint, images=loaded.images if frames else None)
+    return Part(
+        slices=slices,
+        columns=condition_ids(slices, run.labels),
+        codes=codes,
+        crops=crop(loaded.images, run.box)[..., 0],
+        reconstructions=run.decode_crops(codes, split),
+        fingerprint=loaded.fingerprint,
+        images=loaded.images if frames else None,
+    )
 
 
 def sample_codes(run, cache, label, position, count, seed=0, **sampling):
@@ -117,10 +127,12 @@ def sample_codes(run, cache, label, position, count, seed=0, **sampling):
         seed: int; sample i depends on it and on i alone.
         sampling: temperature, top_k, top_p; the cache does not tell them apart.
     """
+
     def compute():
         repeated = np.arange(-(-count // SAMPLE_BLOCK) * SAMPLE_BLOCK) % len(label)
-        blocks = draw_codes(run.prior, label[repeated], position[repeated], seed, "evaluation codes",
-                            block=SAMPLE_BLOCK, **sampling)
+        blocks = draw_codes(
+            run.prior, label[repeated], position[repeated], seed, "evaluation codes", block=SAMPLE_BLOCK, **sampling
+        )
         return np.concatenate([codes for _, codes, _ in blocks])[:count]
 
     conditions = hashlib.sha256(label.tobytes() + position.tobytes()).hexdigest()

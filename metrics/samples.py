@@ -86,20 +86,34 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
     searched = len(rows) if quick else max(len(rows), num_samples)
     codes = sample_codes(run, cache, label, position, count, seed, **sampling)
     samples = repeat_conditions(reference, run.decode_crops(codes, "samples"))
-    positional = run.decode_crops(baseline.draw(position, random_generator(seed, "positional samples")),
-                                  "the positional baseline")
+    positional = run.decode_crops(
+        baseline.draw(position, random_generator(seed, "positional samples")), "the positional baseline"
+    )
     planted_codes, planted = plant_copies(run, cache, training, seed)
     return Sets(
-        reference=reference, originals=held_out.image_set(held_out.crops, rows),
-        pool=training.image_set(training.reconstructions, pool_rows), pool_originals=pool_originals,
-        samples=[samples.take(slice(start, start + len(rows)))
-                 for start in range(0, count - len(rows) + 1, len(rows))][:SAMPLE_SETS],
-        generators={"positional": as_samples(reference, positional),
-                    "gaussian": as_samples(reference, gaussian_images(pool_originals, reference.position, seed))},
-        search=training.image_set(training.reconstructions), all_samples=samples.take(slice(0, searched)),
-        planted=planted, labels=run.labels,
-        codes=SearchCodes(search=training.codes, samples=codes[:searched], reference=held_out.codes[rows],
-                          planted=planted_codes, pool_rows=pool_rows))
+        reference=reference,
+        originals=held_out.image_set(held_out.crops, rows),
+        pool=training.image_set(training.reconstructions, pool_rows),
+        pool_originals=pool_originals,
+        samples=[samples.take(slice(start, start + len(rows))) for start in range(0, count - len(rows) + 1, len(rows))][
+            :SAMPLE_SETS
+        ],
+        generators={
+            "positional": as_samples(reference, positional),
+            "gaussian": as_samples(reference, gaussian_images(pool_originals, reference.position, seed)),
+        },
+        search=training.image_set(training.reconstructions),
+        all_samples=samples.take(slice(0, searched)),
+        planted=planted,
+        labels=run.labels,
+        codes=SearchCodes(
+            search=training.codes,
+            samples=codes[:searched],
+            reference=held_out.codes[rows],
+            planted=planted_codes,
+            pool_rows=pool_rows,
+        ),
+    )
 
 
 def repeat_conditions(reference, images):
@@ -140,15 +154,27 @@ def measure_samples(sets, seed, notes):
 
     nulls = parallel(null, range(NULL_DRAWS), tracker("null band", NULL_DRAWS)) if "pool" in described else []
     judged = [name for name in described if name not in ("reference", "originals", "pool")]
-    measured = dict(zip(judged, parallel(lambda name: statistics(described[name]), judged,
-                                         tracker("statistics", len(judged))), strict=True))
-    intervals = jackknife(lambda *three: set_distances(*three, yardstick.shape_rms),
-                          [described["set 1"], reference, originals], reference.person)
+    measured = dict(
+        zip(
+            judged,
+            parallel(lambda name: statistics(described[name]), judged, tracker("statistics", len(judged))),
+            strict=True,
+        )
+    )
+    intervals = jackknife(
+        lambda *three: set_distances(*three, yardstick.shape_rms),
+        [described["set 1"], reference, originals],
+        reference.person,
+    )
     result = {"sets": len(sets.samples), "null_draws": len(nulls), "slices_per_set": len(reference.images)}
     anatomy = put_statistics(result, measured, nulls, intervals, sets.generators)
     both = variety(originals)
-    put(result, "diversity_reconstruction", reference_variety / both if both and reference_variety else None,
-        "diversity")
+    put(
+        result,
+        "diversity_reconstruction",
+        reference_variety / both if both and reference_variety else None,
+        "diversity",
+    )
     result["anatomy"] = anatomy | label_effects(described, sets.labels)
     note_sizes(notes, yardstick, reference)
     return result, yardstick
@@ -156,10 +182,18 @@ def measure_samples(sets, seed, notes):
 
 def describe_sets(sets, yardstick):
     """The DescribedSets by name: reference, originals, pool where there is one, the generators, set 1 and so on."""
-    named = {"reference": sets.reference, "originals": sets.originals, "pool": sets.pool, **sets.generators,
-             **{f"set {i + 1}": one for i, one in enumerate(sets.samples)}}
-    return {name: yardstick.describe(images, tracker(f"describing {name}", len(images.images)))
-            for name, images in named.items() if len(images.images)}
+    named = {
+        "reference": sets.reference,
+        "originals": sets.originals,
+        "pool": sets.pool,
+        **sets.generators,
+        **{f"set {i + 1}": one for i, one in enumerate(sets.samples)},
+    }
+    return {
+        name: yardstick.describe(images, tracker(f"describing {name}", len(images.images)))
+        for name, images in named.items()
+        if len(images.images)
+    }
 
 
 def put_statistics(result, measured, nulls, intervals, generators):

@@ -87,9 +87,12 @@ class Yardstick:
         """Set the means of positions (P, pixels), the principal components, and their RMS (C,)."""
         small = small_vectors(training.images)
         overall = small.mean(axis=0)
-        self.position_means = np.stack([small[training.position == position].mean(axis=0)
-                                        if (training.position == position).any() else overall
-                                        for position in range(int(training.position.max()) + 1)])
+        self.position_means = np.stack(
+            [
+                small[training.position == position].mean(axis=0) if (training.position == position).any() else overall
+                for position in range(int(training.position.max()) + 1)
+            ]
+        )
         degrees_of_freedom = len(small) - len(np.unique(training.position))
         components = max(1, min(COMPONENTS, degrees_of_freedom, small.shape[1]))
         self.pca = PCA(components, svd_solver="randomized", random_state=seed)
@@ -101,8 +104,9 @@ class Yardstick:
         values = np.stack(parallel(lambda image: anatomy(image, brain_mask(image)), training.images, track))  # (N, 6)
         at_positions = [training.position == position for position in range(len(self.position_means))]
         groups = [values[here] if here.sum() > 2 else values for here in at_positions]
-        self.anatomy_means, deviations = (np.stack([statistic(group, axis=0) for group in groups])
-                                          for statistic in (np.nanmean, np.nanstd))
+        self.anatomy_means, deviations = (
+            np.stack([statistic(group, axis=0) for group in groups]) for statistic in (np.nanmean, np.nanstd)
+        )
         pooled = np.nanstd(values, axis=0)  # (6,); a floor where all of a position have none, such as ventricles
         self.anatomy_sds = np.maximum(deviations, np.where(pooled > 0, 0.1 * pooled, 1))
 
@@ -124,13 +128,14 @@ class Yardstick:
         texture, values, patches = (np.stack(column) for column in zip(*measured, strict=True))
         z_scores = (values - self.anatomy_means[place]) / self.anatomy_sds[place]
         plain = {field.name: getattr(images, field.name) for field in fields(ImageSet)}
-        return DescribedSet(**plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores,
-                            patches=patches / self.patch_rms[0])
+        return DescribedSet(
+            **plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores, patches=patches / self.patch_rms[0]
+        )
 
 
 def small_vectors(images):
     """(N, H, W) uint8 → (N, H W / 4) float32 in [0, 1], at half size."""
-    blocks = (images[start: start + 256] for start in range(0, max(len(images), 1), 256))
+    blocks = (images[start : start + 256] for start in range(0, max(len(images), 1), 256))
     small = np.concatenate([half_size(block / np.float32(255)) for block in blocks])
     return small.reshape(len(small), -1)
 

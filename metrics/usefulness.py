@@ -26,10 +26,13 @@ def measure_usefulness(sets, yardstick):
     people = pd.Series(sets.originals.label).groupby(sets.originals.person).first()
     if min((people == label).sum() for label in two) < 2:
         return not_assessed("needs two unseen people of each of two labels")
-    real, unseen, *samples = (images.take(np.isin(images.label, two))
-                              for images in (sets.pool_originals, sets.originals, *sets.samples))
-    features = {"real": [(yardstick.shape_of(real), real.label)],
-                "samples": [(yardstick.shape_of(one), one.label) for one in samples]}
+    real, unseen, *samples = (
+        images.take(np.isin(images.label, two)) for images in (sets.pool_originals, sets.originals, *sets.samples)
+    )
+    features = {
+        "real": [(yardstick.shape_of(real), real.label)],
+        "samples": [(yardstick.shape_of(one), one.label) for one in samples],
+    }
     features["both"] = features["real"] + features["samples"]
     result, unseen_features = {}, yardstick.shape_of(unseen)
     for source in SOURCES:
@@ -47,11 +50,16 @@ def classify(features, labels, unseen_features, unseen):
     """AUC with its interval and balanced accuracy on unseen people, of a classifier trained on features (N, C)."""
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     scores = classifier.fit(features, labels).decision_function(unseen_features)
-    by_person = pd.DataFrame({"score": scores, "label": unseen.label}).groupby(unseen.person).agg(
-        {"score": "mean", "label": "first"})
+    by_person = (
+        pd.DataFrame({"score": scores, "label": unseen.label})
+        .groupby(unseen.person)
+        .agg({"score": "mean", "label": "first"})
+    )
     high = by_person["label"] == classifier.classes_[1]
-    return (auc_interval(by_person["score"][high], by_person["score"][~high]),
-            float(balanced_accuracy_score(high, by_person["score"] > 0)))
+    return (
+        auc_interval(by_person["score"][high], by_person["score"][~high]),
+        float(balanced_accuracy_score(high, by_person["score"] > 0)),
+    )
 
 
 def not_assessed(reason):

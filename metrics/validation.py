@@ -31,18 +31,24 @@ def measure(models, training, held_out, box, split):
     codes = encode_images(vqvae, held_out["images"], box)  # (N, h, w)
     subjects = held_out["slices"]["subject"].to_numpy()
     rows = measure_reconstructions(vqvae, codes, held_out["images"], box)
-    metrics = {"split": split, "people": len(set(subjects)), "slices": len(codes),
-               "reconstruction": mean_by_person(rows, subjects),
-               "rate": {"bits_per_image": float(grid[0] * grid[1] * np.log2(num_codes))},
-               "codebook": codebook_metrics(codes, num_codes)}
+    metrics = {
+        "split": split,
+        "people": len(set(subjects)),
+        "slices": len(codes),
+        "reconstruction": mean_by_person(rows, subjects),
+        "rate": {"bits_per_image": float(grid[0] * grid[1] * np.log2(num_codes))},
+        "codebook": codebook_metrics(codes, num_codes),
+    }
     if len(models) == 2:
         few = evenly(np.arange(len(training["images"])), UNIGRAM_SLICES)
         training_codes = encode_images(vqvae, training["images"][few], box)
         bits = prior_bits(models[1], codes, held_out["columns"]).mean(axis=(1, 2))  # (N,) per code
         by_person = mean_by_person([{"bits": value} for value in bits], subjects)["bits"]
-        metrics["prior"] = {f"bits_per_code_{split}": by_person,
-                            "unigram_bits_per_code": unigram_bits_per_code(training_codes, codes, num_codes),
-                            "uniform_bits_per_code": float(np.log2(num_codes))}
+        metrics["prior"] = {
+            f"bits_per_code_{split}": by_person,
+            "unigram_bits_per_code": unigram_bits_per_code(training_codes, codes, num_codes),
+            "uniform_bits_per_code": float(np.log2(num_codes)),
+        }
         metrics["rate"]["bits_per_image_prior"] = value_of(by_person) * grid[0] * grid[1]
     return metrics
 
@@ -51,7 +57,7 @@ def measure_reconstructions(vqvae, codes, images, box):
     """``image_metrics`` of each image (N, H, W, 1) uint8 and what its codes (N, h, w) decode to: a list of dicts."""
     rows = []
     for start in block_starts(len(codes), "measuring", BLOCK):
-        crops = to_bytes(np.asarray(vqvae.decode(codes[start: start + BLOCK])))[..., None]
+        crops = to_bytes(np.asarray(vqvae.decode(codes[start : start + BLOCK])))[..., None]
         pasted = paste(crops, box, images.shape[1:3])
-        rows += [image_metrics(*pair) for pair in zip(images[start: start + BLOCK], pasted, strict=True)]
+        rows += [image_metrics(*pair) for pair in zip(images[start : start + BLOCK], pasted, strict=True)]
     return rows

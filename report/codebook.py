@@ -29,7 +29,8 @@ def code_patches(codes, images, num_codes):
     d = images.shape[1] // codes.shape[1]
     padded = np.pad(np.asarray(images)[..., 0], ((0, 0), (d // 2, d - d // 2), (d // 2, d - d // 2)))
     around = np.lib.stride_tricks.sliding_window_view(padded, (2 * d, 2 * d), axis=(1, 2))[:, ::d, ::d][
-        :, :codes.shape[1], :codes.shape[2]]  # (N, h, w, 2d, 2d)
+        :, : codes.shape[1], : codes.shape[2]
+    ]  # (N, h, w, 2d, 2d)
     cells = np.asarray(codes).ravel()  # (N h w,)
     held_by = csr_matrix((np.ones(len(cells), np.float32), (cells, np.arange(len(cells)))), (num_codes, len(cells)))
     counts = np.maximum(np.bincount(cells, minlength=num_codes), 1)

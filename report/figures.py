@@ -15,8 +15,15 @@ SPECTRA = {"slices": INK, "reconstructions": REAL, "samples": SAMPLES}
 
 def plot(path, draw, size=(7, 3.6), rows=1, columns=1):
     """Make a figure, let ``draw(axes)`` fill it, and save it whole."""
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9,
-                                "axes.edgecolor": INK, "legend.frameon": False}):
+    with matplotlib.rc_context(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 9,
+            "axes.edgecolor": INK,
+            "legend.frameon": False,
+        }
+    ):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots(rows, columns))
         with whole_file(path) as temporary:
@@ -37,21 +44,41 @@ def draw_figures(folder, metrics, pictures):
     figures = []
     if is_run:
         reconstruction_figure(folder / "reconstructions.png", sets)
-        figures.append(("reconstructions.png", "Unseen people: originals, reconstructions, and reconstruction minus "
-                        "original (blue: too dark, red: too bright, full at ± 0.25).", True))
+        figures.append(
+            (
+                "reconstructions.png",
+                "Unseen people: originals, reconstructions, and reconstruction minus "
+                "original (blue: too dark, red: too bright, full at ± 0.25).",
+                True,
+            )
+        )
     sample_figure(folder / "samples_by_position.png", sets)
-    figures.append(("samples_by_position.png", "Samples: two rows per label, from the lowest position to the highest.",
-                    False))
+    figures.append(
+        ("samples_by_position.png", "Samples: two rows per label, from the lowest position to the highest.", False)
+    )
     if pictures["neighbours"]:
         neighbour_figure(folder / "nearest_neighbours.png", sets, pictures["neighbours"])
-        figures.append(("nearest_neighbours.png", "The ten samples nearest to a training slice: samples above, "
-                        "training slices as reconstructed below, with the distance.", True))
+        figures.append(
+            (
+                "nearest_neighbours.png",
+                "The ten samples nearest to a training slice: samples above, "
+                "training slices as reconstructed below, with the distance.",
+                True,
+            )
+        )
     null_figure(folder / "null_bands.png", metrics)
-    figures.append(("null_bands.png", "Samples (red) against their null band (grey), each scaled so that the band is "
-                    "0 to 1; references: positional (blue), Gaussian (open).", False))
+    figures.append(
+        (
+            "null_bands.png",
+            "Samples (red) against their null band (grey), each scaled so that the band is "
+            "0 to 1; references: positional (blue), Gaussian (open).",
+            False,
+        )
+    )
     spectrum_figure(folder / "spectrum.png", pictures["spectra"])
-    figures.append(("spectrum.png", "Radial power of unseen people's slices, of their reconstructions and of samples.",
-                    False))
+    figures.append(
+        ("spectrum.png", "Radial power of unseen people's slices, of their reconstructions and of samples.", False)
+    )
     return figures + (draw_run_figures(folder, pictures) if is_run else [])
 
 
@@ -60,9 +87,11 @@ def draw_run_figures(folder, pictures):
     plot(folder / "bits_map.png", lambda axes: bits_map(axes, pictures["bits_map"]), (4, 3.6))
     learning_curves(folder)
     plot(folder / "codebook.png", lambda axes: codebook_use(axes, pictures["code_counts"]), (5, 3))
-    return [("bits_map.png", "Mean bits per code over the grid: where the prior is surprised.", False),
-            ("learning_curves.png", "Learning curves of both stages.", False),
-            ("codebook.png", "How often each code is used by unseen people, sorted.", False)]
+    return [
+        ("bits_map.png", "Mean bits per code over the grid: where the prior is surprised.", False),
+        ("learning_curves.png", "Learning curves of both stages.", False),
+        ("codebook.png", "How often each code is used by unseen people, sorted.", False),
+    ]
 
 
 def reconstruction_figure(path, sets, columns=8):
@@ -83,11 +112,17 @@ def sample_figure(path, sets, columns=8, rows_per_label=2):
         for repeat in range(rows_per_label):
             for position in positions:
                 found = np.flatnonzero((everyone.label == label) & (everyone.position == position))
-                images.append(everyone.images[found[repeat % len(found)]] if len(found)
-                              else np.zeros_like(everyone.images[0]))
+                images.append(
+                    everyone.images[found[repeat % len(found)]] if len(found) else np.zeros_like(everyone.images[0])
+                )
             names.append(sets.labels[label - 1] if label else "")
-    image_sheet(path, np.stack(images)[..., None] / 255, len(positions), names,
-                [f"position {position}" for position in positions] + [""] * (len(images) - len(positions)))
+    image_sheet(
+        path,
+        np.stack(images)[..., None] / 255,
+        len(positions),
+        names,
+        [f"position {position}" for position in positions] + [""] * (len(images) - len(positions)),
+    )
 
 
 def neighbour_figure(path, sets, neighbours):
@@ -101,8 +136,12 @@ def neighbour_figure(path, sets, neighbours):
 def null_figure(path, metrics):
     """Every statistic of the samples that has a null band, in units of that band."""
     samples, memorisation = metrics["samples"], metrics.get("memorisation", {})
-    entries = [(section, name) for section in (samples, samples["anatomy"], memorisation) for name in section
-               if isinstance(section.get(f"{name}_null"), dict) and section[name] is not None]
+    entries = [
+        (section, name)
+        for section in (samples, samples["anatomy"], memorisation)
+        for name in section
+        if isinstance(section.get(f"{name}_null"), dict) and section[name] is not None
+    ]
 
     def draw(axes):
         for row, entry in enumerate(entries):
@@ -134,6 +173,7 @@ def null_row(axes, row, section, name):
 
 def spectrum_figure(path, spectra):
     """Radial power over frequency, a curve for each of ``spectra`` (name → frequencies and power)."""
+
     def draw(axes):
         for name, curve in spectra.items():
             axes.semilogy(*curve, color=SPECTRA[name], label=name)
@@ -172,6 +212,7 @@ def codebook_use(axes, counts):
 
 def comparison_figure(path, runs):
     """Rate against distortion, bits per code, and samples against their null band, of several runs' metrics."""
+
     def draw(axes):
         names = [run["run"] for run in runs]
         for run in runs:

@@ -50,12 +50,27 @@ def write_model_card(folder, config, metrics=None):
         folder, config: the run's.
         metrics: what its metrics.json holds.
     """
-    lines = [f"# Model card: {folder.name}", "",
-             "A VQ-VAE and a gated PixelCNN prior over its codes, for axial brain MRI slices.", "",
-             *data_lines(folder, config), "", *split_lines(folder, config), "", *training_lines(config), "", USES,
-             *measured_lines(folder, metrics), "", "## Limits", "",
-             "- slices are drawn one by one; positions of one seed are not one head",
-             "- numbers hold for data like that above, and for as many people", "", CLAIM]
+    lines = [
+        f"# Model card: {folder.name}",
+        "",
+        "A VQ-VAE and a gated PixelCNN prior over its codes, for axial brain MRI slices.",
+        "",
+        *data_lines(folder, config),
+        "",
+        *split_lines(folder, config),
+        "",
+        *training_lines(config),
+        "",
+        USES,
+        *measured_lines(folder, metrics),
+        "",
+        "## Limits",
+        "",
+        "- slices are drawn one by one; positions of one seed are not one head",
+        "- numbers hold for data like that above, and for as many people",
+        "",
+        CLAIM,
+    ]
     with whole_file(folder / "MODEL_CARD.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
@@ -63,25 +78,40 @@ def write_model_card(folder, config, metrics=None):
 def data_lines(folder, config):
     """The section on the data; the line on its licence is kept where a card has one."""
     path = folder / "MODEL_CARD.md"
-    data = ("- simulated people (warps of one template, ICBM152); nothing about disease follows from them"
-            if config["simulated"] else TERMS)
+    data = (
+        "- simulated people (warps of one template, ICBM152); nothing about disease follows from them"
+        if config["simulated"]
+        else TERMS
+    )
     licence = LICENCE + (" none, they come with the code" if config["simulated"] else " TO BE FILLED IN")
     if path.is_file():
-        licence = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(LICENCE)),
-                       licence)
-    return ["## Data", "", data, licence,
-            f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels `{config['data_fingerprint'][:16]}`",
-            f"- frame {config['frame'][1]}×{config['frame'][0]} pixels, code grid "
-            f"{config['code_grid'][1]}×{config['code_grid'][0]} of {config['num_codes']} codes"]
+        licence = next(
+            (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(LICENCE)), licence
+        )
+    return [
+        "## Data",
+        "",
+        data,
+        licence,
+        f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels `{config['data_fingerprint'][:16]}`",
+        f"- frame {config['frame'][1]}×{config['frame'][0]} pixels, code grid "
+        f"{config['code_grid'][1]}×{config['code_grid'][0]} of {config['num_codes']} codes",
+    ]
 
 
 def training_lines(config):
     """The section on the training, with a table of its settings."""
-    return ["## Training", "", f"- preset {config['preset']}, {config['vqvae_steps']:,} and {config['prior_steps']:,} "
-            f"steps of {config['batch_size']} slices at most, seed {config['seed']}, {config['precision_resolved']}",
-            f"- commit {config.get('git_commit')}; "
-            + ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
-            "- the weights kept are those of the least loss on validation people", "", *settings_table(config)]
+    return [
+        "## Training",
+        "",
+        f"- preset {config['preset']}, {config['vqvae_steps']:,} and {config['prior_steps']:,} "
+        f"steps of {config['batch_size']} slices at most, seed {config['seed']}, {config['precision_resolved']}",
+        f"- commit {config.get('git_commit')}; "
+        + ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
+        "- the weights kept are those of the least loss on validation people",
+        "",
+        *settings_table(config),
+    ]
 
 
 def measured_lines(folder, metrics):
@@ -91,14 +121,23 @@ def measured_lines(folder, metrics):
         missing = f"- not yet measured: run `{command}`"
         return ["## Measured", "", missing, "", "## Memorisation", "", missing]
     memorisation = metrics["memorisation"]
-    return ["## Measured", "",
-            f"On {metrics['people']} {metrics['split']} people, {metrics['slices']} slices, {metrics['date']}"
-            + "".join(f"; {note}" for note in metrics["notes"]) + ".", "",
-            "| measure | value [95 %] | null band [5, 95 %] |", "|---|---|---|",
-            *(f"| {name} | {value} | {null} |" for name, value, null, _, _ in summary_rows(metrics)), "",
-            "## Memorisation", "", f"- {memorisation['verdict']}",
-            f"- membership AUC {shown(memorisation.get('membership_auc'), 3)} (0.5 tells nothing): "
-            f"{memorisation.get('membership_note', 'not assessed')}"]
+    return [
+        "## Measured",
+        "",
+        f"On {metrics['people']} {metrics['split']} people, {metrics['slices']} slices, {metrics['date']}"
+        + "".join(f"; {note}" for note in metrics["notes"])
+        + ".",
+        "",
+        "| measure | value [95 %] | null band [5, 95 %] |",
+        "|---|---|---|",
+        *(f"| {name} | {value} | {null} |" for name, value, null, _, _ in summary_rows(metrics)),
+        "",
+        "## Memorisation",
+        "",
+        f"- {memorisation['verdict']}",
+        f"- membership AUC {shown(memorisation.get('membership_auc'), 3)} (0.5 tells nothing): "
+        f"{memorisation.get('membership_note', 'not assessed')}",
+    ]
 
 
 def split_lines(folder, config):
@@ -109,10 +148,19 @@ def split_lines(folder, config):
     table = groups.agg(people=("subject", "nunique"), slices=("path", "size"))
     looks = folder / "test_looks.csv"
     looked = len(looks.read_text(encoding="utf-8").splitlines()) - 1 if looks.is_file() else 0
-    return ["## Splits", "", "| split | label | people | slices |", "|---|---|---|---|",
-            *(f"| {split} | {label} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()), "",
-            "- by person" + (", but the folders share people between splits (--allow-overlap)"
-                             if config.get("allow_overlap") else "")
-            + ("" if config.get("metadata") or config["simulated"] else
-               "; people are image ids, so repeat visits of one person may straddle splits"),
-            f"- evaluations on test people so far: {looked}"]
+    return [
+        "## Splits",
+        "",
+        "| split | label | people | slices |",
+        "|---|---|---|---|",
+        *(f"| {split} | {label} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()),
+        "",
+        "- by person"
+        + (", but the folders share people between splits (--allow-overlap)" if config.get("allow_overlap") else "")
+        + (
+            ""
+            if config.get("metadata") or config["simulated"]
+            else "; people are image ids, so repeat visits of one person may straddle splits"
+        ),
+        f"- evaluations on test people so far: {looked}",
+    ]

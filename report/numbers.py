@@ -4,40 +4,113 @@ from functools import partial
 
 # section, key ("{split}" is filled in), name, digits, what it means; WORSE says on which side of the null is bad
 SUMMARY = (
-    ("reconstruction", "ssim_brain", "SSIM in the brain", 3,
-     "likeness of slices and their reconstructions, the black left out; 1 is the same image"),
-    ("reconstruction", "frc_resolution", "resolution (cycles/pixel)", 3,
-     "up to here the detail of a reconstruction is that of the slice; 0.5 is all of it"),
-    ("reconstruction", "tissue_dice", "tissue overlap (Dice)", 3,
-     "CSF, grey matter, white matter and ventricles segmented in both; 1 is the same place"),
+    (
+        "reconstruction",
+        "ssim_brain",
+        "SSIM in the brain",
+        3,
+        "likeness of slices and their reconstructions, the black left out; 1 is the same image",
+    ),
+    (
+        "reconstruction",
+        "frc_resolution",
+        "resolution (cycles/pixel)",
+        3,
+        "up to here the detail of a reconstruction is that of the slice; 0.5 is all of it",
+    ),
+    (
+        "reconstruction",
+        "tissue_dice",
+        "tissue overlap (Dice)",
+        3,
+        "CSF, grey matter, white matter and ventricles segmented in both; 1 is the same place",
+    ),
     ("rate", "bits_per_image_prior", "bits per image under the prior", 0, "what an unseen slice's codes cost"),
     ("prior", "bits_per_code_{split}", "bits per code", 3, "the prior's surprise at unseen people; less is better"),
-    ("samples", "frechet", "Fréchet distance", 2,
-     "shape and pose of samples against reconstructions of unseen people; more than the null is too far"),
+    (
+        "samples",
+        "frechet",
+        "Fréchet distance",
+        2,
+        "shape and pose of samples against reconstructions of unseen people; more than the null is too far",
+    ),
     ("samples", "kid", "kernel distance", 3, "the same with a kernel that sees more than means and covariances"),
-    ("samples", "c2st", "two-sample AUC", 3,
-     "how well a classifier tells samples from reconstructions; 0.5 is not at all"),
-    ("samples", "patches", "patch distance", 3,
-     "texture of small patches of the brain, samples against reconstructions"),
-    ("samples", "diversity", "diversity", 3, "differences among samples over differences among people; below the null "
-                                             "they are too alike, above it wilder than people"),
-    ("samples", "anatomy.ventricle_area_effect", "ventricle area (effect size)", 2,
-     "samples minus real people, in units of the spread of real slices"),
-    ("memorisation", "nn_ratio", "nearest-neighbour ratio", 3,
-     "distance of samples to their nearest training slice over that of unseen people; below the null is copying"),
-    ("memorisation", "copies_fraction", "share of copies", 3,
-     "samples as near to a training slice as planted copies, less the share of unseen people's that are"),
-    ("memorisation", "membership_auc", "membership AUC", 3,
-     "how well the prior's surprise tells training people from unseen ones: a weak attack; 0.5 is not at all"),
-    ("usefulness", "auc_samples", "label AUC, trained on samples", 3,
-     "a small classifier of the label, trained on samples, tested on real unseen people"),
+    (
+        "samples",
+        "c2st",
+        "two-sample AUC",
+        3,
+        "how well a classifier tells samples from reconstructions; 0.5 is not at all",
+    ),
+    (
+        "samples",
+        "patches",
+        "patch distance",
+        3,
+        "texture of small patches of the brain, samples against reconstructions",
+    ),
+    (
+        "samples",
+        "diversity",
+        "diversity",
+        3,
+        "differences among samples over differences among people; below the null "
+        "they are too alike, above it wilder than people",
+    ),
+    (
+        "samples",
+        "anatomy.ventricle_area_effect",
+        "ventricle area (effect size)",
+        2,
+        "samples minus real people, in units of the spread of real slices",
+    ),
+    (
+        "memorisation",
+        "nn_ratio",
+        "nearest-neighbour ratio",
+        3,
+        "distance of samples to their nearest training slice over that of unseen people; below the null is copying",
+    ),
+    (
+        "memorisation",
+        "copies_fraction",
+        "share of copies",
+        3,
+        "samples as near to a training slice as planted copies, less the share of unseen people's that are",
+    ),
+    (
+        "memorisation",
+        "membership_auc",
+        "membership AUC",
+        3,
+        "how well the prior's surprise tells training people from unseen ones: a weak attack; 0.5 is not at all",
+    ),
+    (
+        "usefulness",
+        "auc_samples",
+        "label AUC, trained on samples",
+        3,
+        "a small classifier of the label, trained on samples, tested on real unseen people",
+    ),
 )
-MANIFOLD = tuple(("samples", name, name, 3, "Naeem et al. 2020, radii by person") for name in (
-    "precision", "recall", "density", "coverage"))
+MANIFOLD = tuple(
+    ("samples", name, name, 3, "Naeem et al. 2020, radii by person")
+    for name in ("precision", "recall", "density", "coverage")
+)
 
-WORSE = {"frechet": "high", "frechet_real": "high", "kid": "high", "c2st": "high", "patches": "high",
-         "copies_fraction": "high", "nn_ratio": "low", "precision": "low", "recall": "low", "density": "low",
-         "coverage": "low"}  # either side is for every other
+WORSE = {
+    "frechet": "high",
+    "frechet_real": "high",
+    "kid": "high",
+    "c2st": "high",
+    "patches": "high",
+    "copies_fraction": "high",
+    "nn_ratio": "low",
+    "precision": "low",
+    "recall": "low",
+    "density": "low",
+    "coverage": "low",
+}  # either side is for every other
 
 
 def value_of(metric):
@@ -99,14 +172,22 @@ def print_measurement(metrics):
     """The closing lines of a training."""
     reconstruction, codebook = metrics["reconstruction"], metrics["codebook"]
     told = partial(shown, unknown="unknown")
-    print(f"{metrics['split']} people: {metrics['people']} ({metrics['slices']} slices); means over people, "
-          "95 % intervals in brackets")
-    print(f"  SSIM {told(reconstruction['ssim'], 3)}, brain only {told(reconstruction['ssim_brain'], 3)}; "
-          f"PSNR {told(reconstruction['psnr'], 2)} dB, brain only {told(reconstruction['psnr_brain'], 2)} dB")
-    print(f"  {metrics['rate']['bits_per_image']:.0f} bits per image; {100 * codebook['used_fraction']:.1f} % of the "
-          f"codes in use, perplexity {codebook['perplexity']:.1f}")
+    print(
+        f"{metrics['split']} people: {metrics['people']} ({metrics['slices']} slices); means over people, "
+        "95 % intervals in brackets"
+    )
+    print(
+        f"  SSIM {told(reconstruction['ssim'], 3)}, brain only {told(reconstruction['ssim_brain'], 3)}; "
+        f"PSNR {told(reconstruction['psnr'], 2)} dB, brain only {told(reconstruction['psnr_brain'], 2)} dB"
+    )
+    print(
+        f"  {metrics['rate']['bits_per_image']:.0f} bits per image; {100 * codebook['used_fraction']:.1f} % of the "
+        f"codes in use, perplexity {codebook['perplexity']:.1f}"
+    )
     if "prior" in metrics:
         prior = metrics["prior"]
         bits, unigram = prior[f"bits_per_code_{metrics['split']}"], prior["unigram_bits_per_code"]
-        print(f"  prior: {told(bits, 3)} bits per code; unigram {unigram:.3f} "
-              f"({100 * (1 - value_of(bits) / unigram):.1f} % below it), uniform {prior['uniform_bits_per_code']:.3f}")
+        print(
+            f"  prior: {told(bits, 3)} bits per code; unigram {unigram:.3f} "
+            f"({100 * (1 - value_of(bits) / unigram):.1f} % below it), uniform {prior['uniform_bits_per_code']:.3f}"
+        )

@@ -87,27 +87,43 @@ def write_page(path, folder, config, metrics, figures):
     """One HTML file with everything in it; without a config, nothing that tells of single people."""
     shareable = config is None
     parts = [] if shareable else [f"<p class=mark>{MARK}</p>"]
-    parts += [*heading(metrics), "<h2>Summary</h2>" + summary_table(metrics), *verdict_of(metrics),
-              "<h2>Pictures</h2>", *(figure_of(folder / "figures" / name, caption) for name, caption, _ in figures),
-              "<h2>All numbers</h2>"]
-    parts += [f"<h3>{section}</h3>" + number_table(values) for section, values in metrics.items()
-              if isinstance(values, dict) and not (shareable and section == "cohort")]
+    parts += [
+        *heading(metrics),
+        "<h2>Summary</h2>" + summary_table(metrics),
+        *verdict_of(metrics),
+        "<h2>Pictures</h2>",
+        *(figure_of(folder / "figures" / name, caption) for name, caption, _ in figures),
+        "<h2>All numbers</h2>",
+    ]
+    parts += [
+        f"<h3>{section}</h3>" + number_table(values)
+        for section, values in metrics.items()
+        if isinstance(values, dict) and not (shareable and section == "cohort")
+    ]
     parts.append(f"<h2>How it was computed</h2><p>{METHOD}</p>")
     if not shareable:
-        parts.append(f"<p>Command: <code>{html.escape(metrics['command'])}</code>; seed {metrics['seed']}; commit "
-                     f"{metrics['commit']}.</p><h2>Config</h2><pre>{html.escape(json.dumps(config, indent=1))}</pre>")
-    page = (f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
-            f"initial-scale=1'><title>{html.escape(metrics['run'])}</title><style>{STYLE}</style></head><body>"
-            + "\n".join(parts) + "</body></html>\n")
+        parts.append(
+            f"<p>Command: <code>{html.escape(metrics['command'])}</code>; seed {metrics['seed']}; commit "
+            f"{metrics['commit']}.</p><h2>Config</h2><pre>{html.escape(json.dumps(config, indent=1))}</pre>"
+        )
+    page = (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, "
+        f"initial-scale=1'><title>{html.escape(metrics['run'])}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>\n"
+    )
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
 def heading(metrics):
     """What was evaluated, on whom and when, with the notes."""
-    return [f"<h1>{html.escape(metrics['run'])}: evaluation on {metrics['split']} people</h1>",
-            f"<p>{metrics['people']} people, {metrics['slices']} slices, {metrics['date']}. "
-            + " ".join(html.escape(note) + "." for note in metrics["notes"]) + "</p>"]
+    return [
+        f"<h1>{html.escape(metrics['run'])}: evaluation on {metrics['split']} people</h1>",
+        f"<p>{metrics['people']} people, {metrics['slices']} slices, {metrics['date']}. "
+        + " ".join(html.escape(note) + "." for note in metrics["notes"])
+        + "</p>",
+    ]
 
 
 def verdict_of(metrics):
@@ -115,24 +131,32 @@ def verdict_of(metrics):
     if "memorisation" not in metrics:
         return []
     memorisation = metrics["memorisation"]
-    return [f"<p class=verdict>Memorisation: {html.escape(memorisation['verdict'])}. Membership: "
-            f"{html.escape(memorisation.get('membership_note', 'not assessed'))}.</p>"]
+    return [
+        f"<p class=verdict>Memorisation: {html.escape(memorisation['verdict'])}. Membership: "
+        f"{html.escape(memorisation.get('membership_note', 'not assessed'))}.</p>"
+    ]
 
 
 def figure_of(path, caption):
     """A PNG file in the page itself, with its caption."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return (f"<figure><img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{data}'>"
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+    return (
+        f"<figure><img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{data}'>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
 
 
 def summary_table(metrics):
     """The rows of the summary, red where a number is worse than its null band."""
-    rows = "".join(f"<tr><td>{name}</td><td class='n{' out' if beyond else ''}'>{value}</td>"
-                   f"<td class=n>{null}</td><td>{html.escape(meaning)}</td></tr>"
-                   for name, value, null, beyond, meaning in summary_rows(metrics))
-    return ("<div class='table summary'><table><tr><th>measure</th><th>value [95 %]</th><th>null band [5, 95 %]</th>"
-            f"<th>what it means</th></tr>{rows}</table></div><p>Red: beyond the bad side of the null band.</p>")
+    rows = "".join(
+        f"<tr><td>{name}</td><td class='n{' out' if beyond else ''}'>{value}</td>"
+        f"<td class=n>{null}</td><td>{html.escape(meaning)}</td></tr>"
+        for name, value, null, beyond, meaning in summary_rows(metrics)
+    )
+    return (
+        "<div class='table summary'><table><tr><th>measure</th><th>value [95 %]</th><th>null band [5, 95 %]</th>"
+        f"<th>what it means</th></tr>{rows}</table></div><p>Red: beyond the bad side of the null band.</p>"
+    )
 
 
 def number_table(values, prefix=""):

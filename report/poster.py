@@ -28,10 +28,12 @@ def write_gallery(path, folder, config, pictures):
     used = np.flatnonzero(pictures["uses"])
     by_use = used[np.argsort(-pictures["uses"][used], kind="stable")][:MOST_CODES]
     mosaics = make_mosaics(pictures, config["code_grid"][0], by_use)
-    titles = {"samples": "Samples, by label and position (lowest first)",
-              "completions": f"Completions of {pictures['completed']}: whole, the half that is kept, what may follow",
-              "codes": f"What the codes stand for, the most used first: {len(by_use)} of the {len(used)} in use "
-                       f"here, of {config['num_codes']} in all"}
+    titles = {
+        "samples": "Samples, by label and position (lowest first)",
+        "completions": f"Completions of {pictures['completed']}: whole, the half that is kept, what may follow",
+        "codes": f"What the codes stand for, the most used first: {len(by_use)} of the {len(used)} in use "
+        f"here, of {config['num_codes']} in all",
+    }
     white = dict.fromkeys(("text.color", "xtick.color", "ytick.color"), "white")
     with matplotlib.rc_context({**white, "font.size": 11, "axes.facecolor": "black", "axes.titlelocation": "left"}):
         figure, axes = lay_out(mosaics)
@@ -57,19 +59,24 @@ def make_mosaics(pictures, code_rows, codes):
     samples, originals = pictures["samples"][..., 0], pictures["originals"][..., 0]  # (N, H, W), (M, H, W)
     _, height, width = samples.shape
     halves = originals.copy()
-    halves[:, code_rows // 2 * (height // code_rows):] = 0
+    halves[:, code_rows // 2 * (height // code_rows) :] = 0
     completed = np.concatenate([np.stack([originals, halves], axis=1), pictures["completions"][..., 0]], axis=1)
-    return {"samples": mosaic(samples, len(pictures["positions"]), width // 40),
-            "completions": mosaic(completed.reshape(-1, height, width), completed.shape[1], width // 40),
-            "codes": mosaic(to_bytes(pictures["patches"][codes]), CODES_IN_A_ROW, 2)}
+    return {
+        "samples": mosaic(samples, len(pictures["positions"]), width // 40),
+        "completions": mosaic(completed.reshape(-1, height, width), completed.shape[1], width // 40),
+        "codes": mosaic(to_bytes(pictures["patches"][codes]), CODES_IN_A_ROW, 2),
+    }
 
 
 def lay_out(mosaics):
     """A black figure with axes for each of the mosaics, by name, and for "numbers"."""
     heights = [POSTER_WIDTH * share * mosaics[name].shape[0] / mosaics[name].shape[1] for name, share in SHARES.items()]
     figure = Figure(layout="constrained", figsize=(POSTER_WIDTH, sum(heights) + 1.9), facecolor="black")
-    axes = figure.subplot_mosaic([["samples", "samples"], ["completions", "numbers"], ["codes", "codes"]],
-                                 height_ratios=heights, width_ratios=(0.55, 0.45))
+    axes = figure.subplot_mosaic(
+        [["samples", "samples"], ["completions", "numbers"], ["codes", "codes"]],
+        height_ratios=heights,
+        width_ratios=(0.55, 0.45),
+    )
     return figure, axes
 
 
@@ -91,5 +98,12 @@ def list_numbers(axes, folder):
     axes.set_title(f"Measured on {metrics['people']} {metrics['split']} people (red: worse than the null band)")
     for i, (name, value, null, beyond, _) in enumerate([("", "value [95 %]", "null band", None, ""), *lines]):
         for x, text in ((0, name), (0.43, value), (0.78, null)):
-            axes.text(x, 1 - (i + 0.5) / (len(lines) + 1), text, transform=axes.transAxes, va="center",
-                      color="#ff7a5c" if beyond else "white", fontsize=9)
+            axes.text(
+                x,
+                1 - (i + 0.5) / (len(lines) + 1),
+                text,
+                transform=axes.transAxes,
+                va="center",
+                color="#ff7a5c" if beyond else "white",
+                fontsize=9,
+            )

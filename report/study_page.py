@@ -87,11 +87,17 @@ def write_reader_study(path, images, mark=None):
             save_png(buffer, image)
             files.append(buffer.getvalue())
     study = hashlib.sha256(b"".join(files)).hexdigest()[:12]
-    tags = [f'<img alt="slice {i}" src="data:image/png;base64,{base64.b64encode(file).decode()}">'
-            for i, file in enumerate(files, 1)]
+    tags = [
+        f'<img alt="slice {i}" src="data:image/png;base64,{base64.b64encode(file).decode()}">'
+        for i, file in enumerate(files, 1)
+    ]
     page = STUDY_PAGE
-    for word, text in (("STUDY", study), ("COUNT", str(len(images))), ("IMAGES", "\n".join(tags)),
-                       ("MARK", f"<p class=mark>{html.escape(mark)}</p>" if mark else "")):
+    for word, text in (
+        ("STUDY", study),
+        ("COUNT", str(len(images))),
+        ("IMAGES", "\n".join(tags)),
+        ("MARK", f"<p class=mark>{html.escape(mark)}</p>" if mark else ""),
+    ):
         page = page.replace(f"@{word}@", text)
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -11,13 +11,17 @@ from utils import UserError, evenly, new_folder, progress, write_csv
 NUM_IMAGES = {"label": 8, "position": 4, "temperature": 8}
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 COLUMNS, ROWS = 8, 8  # of a sheet: images, and variants
-WARNING = {"label": "not what one person would look like with a disease", "position": "a column is not one person",
-           "temperature": "likelier or rarer codes, not healthier or sicker people"}
+WARNING = {
+    "label": "not what one person would look like with a disease",
+    "position": "a column is not one person",
+    "temperature": "likelier or rarer codes, not healthier or sicker people",
+}
 UNDER = {"label": "under each label", "position": "at each position", "temperature": "at each temperature"}
 
 
-def vary(run, what, num_images=None, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
-         out=None):
+def vary(
+    run, what, num_images=None, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, out=None
+):
     """Write the same samples in variants: brain_<image>_<variant>.png, samples.csv, sheet.png; sweep.gif of positions.
 
     Image i is the one that sampling with the same seed under the same conditions makes. Two variants get a row of
@@ -43,17 +47,9 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, temperat
     title = f"the same random numbers {UNDER[what]}, by {run.name}: {WARNING[what]}"
     out = output_folder(out, run, f"vary-{what}-{{time}}")
     with new_folder(out) as unfinished:
-        rows, images = [], []
-        for number, (*conditions, temperature) in enumerate(progress(variants.values(), desc=f"varying the {what}")):
-            for samples in run.draw(*conditions, seed, temperature, top_k, top_p):
-                for row, image in zip(samples.rows, samples.images, strict=True):
-                    file = f"brain_{row['index']:05d}_{number:02d}.png"
-                    rows.append(row | {"file": file, "temperature": temperature})
-                    save_png(unfinished / file, image)
-                    images.append(image)
+        rows, images = write_variants(unfinished, run, variants, seed, top_k, top_p)
         write_csv(unfinished / "samples.csv", rows)
-        crops = crop(np.stack(images)[..., None], run.box) / 255
-        crops = crops.reshape(len(variants), -1, *crops.shape[1:])[:, :COLUMNS]  # (variants, N, H, W, 1)
+        crops = crop(images[:, :COLUMNS, ..., None], run.box) / 255  # (V, N, H, W, 1)
         draw_sheet(unfinished / "sheet.png", crops, list(variants), title)
         if what == "position":
             animate(unfinished / "sweep.gif", crops, list(variants), title)
@@ -70,9 +66,25 @@ def variants_of(run, what, num_images, label, position, seed, temperature):
     if what == "label":
         return {name: (np.full_like(label, i + 1), position, temperature) for i, name in enumerate(run.labels)}
     if what == "position":
-        return {f"position {i}": (label, np.full_like(position, i + 1), temperature)
-                for i in range(run.num_positions)}
+        return {f"position {i}": (label, np.full_like(position, i + 1), temperature) for i in range(run.num_positions)}
     return {f"temperature\n{value:g}": (label, position, value) for value in TEMPERATURES}
+
+
+def write_variants(folder, run, variants, seed, top_k, top_p):
+    """Write the samples of each of the variants.
+
+    Returns:
+        The rows of samples.csv, a list of dicts, and the images (V, N, H, W) uint8.
+    """
+    rows, images = [], []
+    for number, (*conditions, temperature) in enumerate(progress(variants.values(), desc="variants")):
+        for samples in run.draw(*conditions, seed, temperature, top_k, top_p):
+            for row, image in zip(samples.rows, samples.images, strict=True):
+                file = f"brain_{row['index']:05d}_{number:02d}.png"
+                rows.append(row | {"file": file, "temperature": temperature})
+                save_png(folder / file, image)
+                images.append(image)
+    return rows, np.stack(images).reshape(len(variants), -1, *run.frame)
 
 
 def draw_sheet(path, crops, names, title):
@@ -81,8 +93,9 @@ def draw_sheet(path, crops, names, title):
     rows, row_names = list(crops[shown]), [names[i] for i in shown]
     if len(crops) == 2:
         rows, row_names = [*rows, crops[1] - crops[0]], [*row_names, "difference"]
-    image_sheet(path, np.concatenate(rows), crops.shape[1], row_names, title=title,
-                differences=(2,) if len(crops) == 2 else ())
+    image_sheet(
+        path, np.concatenate(rows), crops.shape[1], row_names, title=title, differences=(2,) if len(crops) == 2 else ()
+    )
 
 
 def animate(path, crops, names, title):

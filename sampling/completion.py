@@ -29,8 +29,12 @@ def kept_pixels(keep, path, shape):
         shape: (H, W).
     """
     (height, width), (rows, columns) = shape, np.indices(shape)
-    halves = {"top": rows < height // 2, "bottom": rows >= height // 2,
-              "left": columns < width // 2, "right": columns >= width // 2}
+    halves = {
+        "top": rows < height // 2,
+        "bottom": rows >= height // 2,
+        "left": columns < width // 2,
+        "right": columns >= width // 2,
+    }
     return halves[keep] if keep in halves else load_mask(keep, path, shape)
 
 
@@ -57,12 +61,13 @@ def gibbs_cells(unknown, tile_side):
         for top in range(-shift, unknown.shape[1], tile_side):
             for left in range(-shift, unknown.shape[2], tile_side):
                 tile = np.zeros_like(unknown)
-                tile[:, max(top, 0): top + tile_side, max(left, 0): left + tile_side] = True
+                tile[:, max(top, 0) : top + tile_side, max(left, 0) : left + tile_side] = True
                 yield tile & unknown
 
 
-def complete_codes(prior, codes, keep, columns, seed, purpose, first, temperature=1.0, top_k=None, top_p=None,
-                   tile_side=TILE):
+def complete_codes(
+    prior, codes, keep, columns, seed, purpose, first, temperature=1.0, top_k=None, top_p=None, tile_side=TILE
+):
     """Draw what is not kept of code grids, given what is kept.
 
     Where all kept codes come first in raster order this is an exact draw. Elsewhere it is an approximate one: the
@@ -80,13 +85,16 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, temperatur
     Returns:
         codes (CHAINS, h, w) int32.
     """
+
     def uniforms(step, count):
-        return np.stack([random_generator(seed, purpose, first + i, step).random(count, np.float32)
-                         for i in range(len(codes))])
+        return np.stack(
+            [random_generator(seed, purpose, first + i, step).random(count, np.float32) for i in range(len(codes))]
+        )
 
     conditions, size = (columns["label"], columns["position"]), prior.grid[0] * prior.grid[1]
-    drawn, _ = prior.sample(uniforms(0, size).reshape(codes.shape), *conditions, temperature, top_k, top_p,
-                            known=codes, mask=keep)
+    drawn, _ = prior.sample(
+        uniforms(0, size).reshape(codes.shape), *conditions, temperature, top_k, top_p, known=codes, mask=keep
+    )
     unknown = ~keep & ~in_raster_order(keep)[:, None, None]
     steps = list(gibbs_cells(unknown, tile_side)) if unknown.any() else []
     for step, cells in enumerate(progress(steps, desc="Gibbs sweeps", unit=" steps", leave=False), 1):
@@ -109,15 +117,28 @@ def completions_of(prior, codes, keep, label, position, count, seed, first=0, **
     codes, keep = (np.repeat(x[None], CHAINS, axis=0) for x in (codes, keep))
     columns = {"label": np.full(CHAINS, label, np.int32), "position": np.full(CHAINS, position, np.int32)}
     starts = progress(range(first, first + count, CHAINS), desc="completing", unit=" blocks", leave=None)
-    return np.concatenate([complete_codes(prior, codes, keep, columns, seed, "completions", start, **draw)
-                           for start in starts])
+    return np.concatenate(
+        [complete_codes(prior, codes, keep, columns, seed, "completions", start, **draw) for start in starts]
+    )
 
 
 # ---- one slice ----------------------------------------------------------------------------------
 
 
-def complete(run, slice, keep="top", num_images=8, label=None, position=None, seed=0, temperature=1.0, top_k=None,
-             top_p=None, paste=False, out=None):
+def complete(
+    run,
+    slice,
+    keep="top",
+    num_images=8,
+    label=None,
+    position=None,
+    seed=0,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    paste=False,
+    out=None,
+):
     """Complete one slice: write alternatives.png, spread.png, completions.csv and completion_00000.png ….
 
     Args:
@@ -153,8 +174,11 @@ def complete(run, slice, keep="top", num_images=8, label=None, position=None, se
             save_png(unfinished / row["file"], image)
         write_csv(unfinished / "completions.csv", rows)
         seen = np.where(pixels[..., None], original.images, original.images // 4)  # darker where it is not kept
-        draw_figures(unfinished, f"{num_images} completions by {run.name}, {how}: of the model, not of people",
-                     frame.crop(np.concatenate([original.images, seen, reconstruction, images]), run.box))
+        draw_figures(
+            unfinished,
+            f"{num_images} completions by {run.name}, {how}: of the model, not of people",
+            frame.crop(np.concatenate([original.images, seen, reconstruction, images]), run.box),
+        )
     print(f"{num_images} completions, {how}: {out / 'alternatives.png'}, {out / 'spread.png'}")
     return out
 
@@ -175,8 +199,10 @@ def read_kept(run, path, keep, num_images, draw):
     if not cells.any():
         raise UserError(f"--keep {keep} keeps no patch of {side}x{side} pixels whole, and so no code: keep more")
     if not in_raster_order(cells[None])[0] and draw != {"temperature": 1.0, "top_k": None, "top_p": None}:
-        raise UserError(f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
-                        "leave them out, or keep the top")
+        raise UserError(
+            f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
+            "leave them out, or keep the top"
+        )
     return original, pixels, cells
 
 
@@ -199,7 +225,7 @@ def draw_images(run, original, cells, ids, count, seed, draw):
     label, position = np.repeat(np.array(ids, np.int32)[:, None], len(drawn), axis=1)
     columns = {"label": label, "position": position}
     bits = -prior_bits(run.prior, drawn, columns, CHAINS).sum(axis=(1, 2))
-    return images[:1], images[CHAINS: CHAINS + count], bits[:count]
+    return images[:1], images[CHAINS : CHAINS + count], bits[:count]
 
 
 def draw_figures(folder, title, images):
@@ -208,7 +234,13 @@ def draw_figures(folder, title, images):
     names = ["slice", "kept: bright", "reconstruction", *(f"completion {i}" for i in range(len(completions)))]
     image_sheet(folder / "alternatives.png", images, min(COLUMNS, len(images)), captions=names, title=title)
     spread = completions.std(axis=0)
-    number_sheet(folder / "spread.png", [
-        ("slice", images[0, ..., 0] / 255, None, 0, 1), ("kept: bright", images[1, ..., 0] / 255, None, 0, 1),
-        ("mean of completions", completions.mean(axis=0), None, 0, 1),
-        ("standard deviation", spread, "inferno", 0, max(spread.max(), 0.01))], title=title)
+    number_sheet(
+        folder / "spread.png",
+        [
+            ("slice", images[0, ..., 0] / 255, None, 0, 1),
+            ("kept: bright", images[1, ..., 0] / 255, None, 0, 1),
+            ("mean of completions", completions.mean(axis=0), None, 0, 1),
+            ("standard deviation", spread, "inferno", 0, max(spread.max(), 0.01)),
+        ],
+        title=title,
+    )

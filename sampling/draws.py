@@ -53,8 +53,7 @@ def choose_conditions(run, num_images, label=None, position=None, seed=0):
     """
     label_id, position_id = wanted_conditions(run.labels, run.num_positions, label, position)
     training = condition_ids(run.slices[run.slices["split"] == "train"], run.labels)
-    draws = [int(random_generator(seed, "conditions", i).integers(len(training["label"])))
-             for i in range(num_images)]
+    draws = [int(random_generator(seed, "conditions", i).integers(len(training["label"]))) for i in range(num_images)]
     labels, positions = training["label"][draws], training["position"][draws]
     if label_id is not None:
         labels = np.full_like(labels, label_id)
@@ -79,15 +78,21 @@ def look_up(run, paths, label=None, position=None):
         known["label"] = label
     if position_id is not None:
         known["position"] = position_id - 1
-    for column, unknown, given in (("label", ~known["label"].isin(run.labels), label),
-                                   ("position", known["position"] < 0, position)):
+    for column, unknown, given in (
+        ("label", ~known["label"].isin(run.labels), label),
+        ("position", known["position"] < 0, position),
+    ):
         if unknown.any() and given is None:
-            print(f"the {column} of {unknown.sum()} of {len(known)} slices is not known: the model without it is used "
-                  f"(--{column} tells it)")
+            print(
+                f"the {column} of {unknown.sum()} of {len(known)} slices is not known: the model without it is used "
+                f"(--{column} tells it)"
+            )
     trained = known["split"] == "train"
     if trained.any():
-        print(f"{trained.sum()} of {len(known)} slices are of people that the run was trained on: it knows them better "
-              "than others")
+        print(
+            f"{trained.sum()} of {len(known)} slices are of people that the run was trained on: it knows them better "
+            "than others"
+        )
     return known
 
 
@@ -113,8 +118,9 @@ def draw_held_out(run, count, seed=0):
     drawn = shuffled.iloc[turn.argsort(kind="stable")][:count]
     loaded = load_images(run.data, drawn["path"].tolist(), run.frame)
     if len(loaded.images) < count:
-        raise UserError(f"the run has {len(loaded.images)} usable slices of validation people, not {count}: ask for "
-                        "fewer")
+        raise UserError(
+            f"the run has {len(loaded.images)} usable slices of validation people, not {count}: ask for fewer"
+        )
     return drawn, loaded.images
 
 
@@ -129,8 +135,19 @@ def shard_of(count, part, parts):
     return (part - 1) * count // parts, part * count // parts
 
 
-def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK,
-               temperature=1.0, top_k=None, top_p=None):
+def draw_codes(
+    prior,
+    label,
+    position,
+    seed,
+    purpose="codes",
+    first=0,
+    end=None,
+    block=BLOCK,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+):
     """Draw code grids block by block.
 
     Blocks begin at multiples of ``block`` whatever ``first`` is, so that a grid always has the same slot, and the
@@ -147,18 +164,27 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
     """
     end = len(label) if end is None else end
     for start in progress(range(first - first % block, end, block), desc="sampling", unit=" blocks", leave=None):
-        uniforms = np.stack([random_generator(seed, purpose, i).random(prior.grid, np.float32)
-                             for i in range(start, start + block)])
-        conditions = [np.pad(ids[start: start + block], (0, block - len(ids[start: start + block])), mode="edge")
-                      for ids in (label, position)]
+        uniforms = np.stack(
+            [random_generator(seed, purpose, i).random(prior.grid, np.float32) for i in range(start, start + block)]
+        )
+        conditions = [
+            np.pad(ids[start : start + block], (0, block - len(ids[start : start + block])), mode="edge")
+            for ids in (label, position)
+        ]
         codes, log_likelihood = prior.sample(uniforms, *conditions, temperature, top_k, top_p)
         yield start, np.asarray(codes), np.asarray(log_likelihood, float) / math.log(2)
 
 
 def sample_row(labels, file, i, seed, label, position, bits):
     """What samples.csv says of image i; label and position are ids."""
-    return {"file": file, "index": i, "seed": seed, "label": labels[label - 1] if label else NONE,
-            "position": position - 1 if position else NONE, "log_likelihood_bits": f"{bits:.4f}"}
+    return {
+        "file": file,
+        "index": i,
+        "seed": seed,
+        "label": labels[label - 1] if label else NONE,
+        "position": position - 1 if position else NONE,
+        "log_likelihood_bits": f"{bits:.4f}",
+    }
 
 
 def output_folder(out, run, name):

@@ -68,16 +68,28 @@ def export_archive(vqvae, prior, crop_box, frame, block):
             codes, log_likelihood = prior.sample(*inputs, temperature)
             return {**decode(codes), "codes": codes, "log_likelihood_bits": log_likelihood / math.log(2)}
 
-        return in_blocks(sample_block, (uniforms, label, position), block, {
-            "images": tf.float32, "codes": tf.int32, "log_likelihood_bits": tf.float32})
+        return in_blocks(
+            sample_block,
+            (uniforms, label, position),
+            block,
+            {"images": tf.float32, "codes": tf.int32, "log_likelihood_bits": tf.float32},
+        )
 
     archive = keras.export.ExportArchive()  # finds the variables of its endpoints; track() would store them twice
     grids = partial(tf.TensorSpec, (None, *prior.grid))
     condition = partial(tf.TensorSpec, (None,), tf.int32)
     archive.add_endpoint("encode", encode, [tf.TensorSpec((None, *frame, 1), tf.float32, "images")])
     archive.add_endpoint("decode", decode, [grids(tf.int32, "codes")])
-    archive.add_endpoint("sample", sample, [grids(tf.float32, "uniforms"), condition("label"), condition("position"),
-                                            tf.TensorSpec((), tf.float32, "temperature")])
+    archive.add_endpoint(
+        "sample",
+        sample,
+        [
+            grids(tf.float32, "uniforms"),
+            condition("label"),
+            condition("position"),
+            tf.TensorSpec((), tf.float32, "temperature"),
+        ],
+    )
     return archive
 
 
@@ -106,4 +118,4 @@ def window(images, top, left, height, width):
     below, right = top + height - images.shape[1], left + width - images.shape[2]
     padded = ops.pad(images, ((0, 0), (max(-top, 0), max(below, 0)), (max(-left, 0), max(right, 0)), (0, 0)))
     top, left = max(top, 0), max(left, 0)
-    return padded[:, top: top + height, left: left + width]
+    return padded[:, top : top + height, left : left + width]

@@ -45,13 +45,21 @@ def gallery(run, seed=0, temperature=1.0, top_k=None, top_p=None, out=None):
             columns = condition_ids(given, run.labels)
         codes = run.encode(np.concatenate([samples, originals]))
         everything = crop(np.concatenate([samples, originals]), run.box)  # (N, h, w, 1) uint8
-        write_gallery(unfinished / "gallery.png", run.folder, run.config, {
-            "samples": everything[: len(samples)], "rows": names, "positions": positions,
-            "originals": everything[len(samples):],
-            "completions": complete_upper_halves(run, run.encode(originals), columns, seed, draw),
-            "completed": "samples" if given is None else "validation slices",
-            "uses": np.bincount(codes.ravel(), minlength=run.config["num_codes"]),
-            "patches": code_patches(codes, everything / 255, run.config["num_codes"])})
+        write_gallery(
+            unfinished / "gallery.png",
+            run.folder,
+            run.config,
+            {
+                "samples": everything[: len(samples)],
+                "rows": names,
+                "positions": positions,
+                "originals": everything[len(samples) :],
+                "completions": complete_upper_halves(run, run.encode(originals), columns, seed, draw),
+                "completed": "samples" if given is None else "validation slices",
+                "uses": np.bincount(codes.ravel(), minlength=run.config["num_codes"]),
+                "patches": code_patches(codes, everything / 255, run.config["num_codes"]),
+            },
+        )
     print(out / "gallery.png")
     return out
 
@@ -68,7 +76,19 @@ def poster_conditions(run):
 def complete_upper_halves(run, codes, columns, seed, draw):
     """Keep the upper half of each grid (N, h, w) and draw the rest: images (N, COMPLETIONS, H, W, 1) uint8."""
     keep = np.broadcast_to(np.arange(codes.shape[1])[:, None] < codes.shape[1] // 2, codes.shape[1:])
-    drawn = [completions_of(run.prior, grid, keep, columns["label"][i], columns["position"][i], COMPLETIONS, seed,
-                            first=i * CHAINS, **draw)[:COMPLETIONS] for i, grid in enumerate(codes)]
+    drawn = [
+        completions_of(
+            run.prior,
+            grid,
+            keep,
+            columns["label"][i],
+            columns["position"][i],
+            COMPLETIONS,
+            seed,
+            first=i * CHAINS,
+            **draw,
+        )[:COMPLETIONS]
+        for i, grid in enumerate(codes)
+    ]
     images = run.decode_crops(np.concatenate(drawn), "completions")[..., None]  # (N COMPLETIONS, H, W, 1)
     return images.reshape(len(codes), COMPLETIONS, *images.shape[1:])

@@ -36,22 +36,35 @@ def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
     out = output_folder(out, run, "interpolate-{time}")
     with new_folder(out) as unfinished:
         steps = np.linspace(0, 1, num_images)
-        columns = {name: np.full(num_images, value, np.int32)
-                   for name, value in zip(("label", "position"), ids, strict=True)}
+        columns = {
+            name: np.full(num_images, value, np.int32) for name, value in zip(("label", "position"), ids, strict=True)
+        }
         turned = turn(run.prior, steps, columns, seed)
         rows, images, captions = [], [], []
         for way, codes in (("mixed", mix(run.vqvae.quantizer, steps, turned[0], turned[-1])), ("turned", turned)):
             bits = prior_bits(run.prior, codes, columns).sum(axis=(1, 2))
             images.append(run.decode_crops(codes, block=num_images)[..., None])  # (N, H, W, 1)
-            for i, image in enumerate(paste(images[-1], run.box, run.frame)):
-                rows.append({**sample_row(run.labels, f"{way}_{i:05d}.png", i, seed, *ids, -bits[i]), "way": way,
-                             "step": f"{steps[i]:.4f}"})
-                save_png(unfinished / rows[-1]["file"], image)
             captions += [f"{value:.0f} bits" for value in bits]
+            rows += [
+                {
+                    **sample_row(run.labels, f"{way}_{i:05d}.png", i, seed, *ids, -bits[i]),
+                    "way": way,
+                    "step": f"{steps[i]:.4f}",
+                }
+                for i in range(num_images)
+            ]
+        for row, image in zip(rows, paste(np.concatenate(images), run.box, run.frame), strict=True):
+            save_png(unfinished / row["file"], image)
         write_csv(unfinished / "interpolation.csv", rows)
         title = f"two ways between two samples by {run.name}: no step is a person between two people"
-        image_sheet(unfinished / "sheet.png", np.concatenate(images), num_images,
-                    ("codes\nmixed", "numbers\nturned"), captions, title)
+        image_sheet(
+            unfinished / "sheet.png",
+            np.concatenate(images),
+            num_images,
+            ("codes\nmixed", "numbers\nturned"),
+            captions,
+            title,
+        )
     print(f"{len(rows)} images; {title}: {out / 'sheet.png'}")
     return out
 

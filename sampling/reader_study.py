@@ -41,14 +41,25 @@ def reader_study(run, count, seed=0, cc0=False, temperature=1.0, top_k=None, top
         order = random_generator(seed, "reader study").permutation(2 * count)
         mark = SIMULATED if run.config["simulated"] else None if cc0 else MARK
         study = write_reader_study(unfinished / "study.html", images[order], mark)
-        write_csv(unfinished / "key.csv", [
-            {"study": study, "image": place + 1, "truth": "real" if i < count else "sampled",
-             "source": real["path"].iloc[i] if i < count else f"sample {i - count} of seed {seed}",
-             "label": real["label"].iloc[i % count], "position": real["position"].iloc[i % count]}
-            for place, i in enumerate(order)])
-    print(f"{out / 'study.html'} is for the reader; {out / 'key.csv'} tells which are real: keep it to yourself\n"
-          "next: put the reader's answers beside the key, and "
-          f"{shell('python', 'predict.py', 'reader-score', out / 'answers.csv')}")
+        write_csv(
+            unfinished / "key.csv",
+            [
+                {
+                    "study": study,
+                    "image": place + 1,
+                    "truth": "real" if i < count else "sampled",
+                    "source": real["path"].iloc[i] if i < count else f"sample {i - count} of seed {seed}",
+                    "label": real["label"].iloc[i % count],
+                    "position": real["position"].iloc[i % count],
+                }
+                for place, i in enumerate(order)
+            ],
+        )
+    print(
+        f"{out / 'study.html'} is for the reader; {out / 'key.csv'} tells which are real: keep it to yourself\n"
+        "next: put the reader's answers beside the key, and "
+        f"{shell('python', 'predict.py', 'reader-score', out / 'answers.csv')}"
+    )
     return out
 
 
@@ -69,8 +80,10 @@ def reader_score(answers):
     print(f"accuracy: {proportion(right)}; guessing is 0.5")
     for truth in ("real", "sampled"):
         print(f"{truth} slices told: {proportion(right[table['truth'] == truth])}")
-    print(f"{len(key) - len(table)} of {len(key)} images were not answered; intervals are Wilson's, 95 %, and take "
-          "the answers for independent")
+    print(
+        f"{len(key) - len(table)} of {len(key)} images were not answered; intervals are Wilson's, 95 %, and take "
+        "the answers for independent"
+    )
     return table
 
 
@@ -82,11 +95,14 @@ def read_answers(path):
         raise UserError(f"{path} answers another study than the key.csv beside it")
     both = pd.merge(answers, key[["image", "truth"]], on="image", how="left")
     if both["truth"].isna().any() or not set(answers["answer"]) <= {"real", "sampled"}:
-        raise UserError(f"{path} is not as the page wrote it: each answer must be real or sampled, and each image one "
-                        "of the key's")
+        raise UserError(
+            f"{path} is not as the page wrote it: each answer must be real or sampled, and each image one of the key's"
+        )
     if answers["image"].duplicated().any():
-        raise UserError(f"{path} answers image {answers['image'][answers['image'].duplicated()].iloc[0]} twice: score "
-                        "one reader at a time")
+        raise UserError(
+            f"{path} answers image {answers['image'][answers['image'].duplicated()].iloc[0]} twice: score "
+            "one reader at a time"
+        )
     return both, key
 
 

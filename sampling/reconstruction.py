@@ -43,8 +43,11 @@ def reconstruct(run, images, out=None):
             rows.append({"file": slices["path"][i], "outside_box": bool(outside_box[i]), **image_metrics(*pair)})
         write_csv(unfinished / "reconstructions.csv", rows)
         chosen = evenly(np.arange(len(slices)), COLUMNS)
-        draw_sheet(unfinished / "sheet.png", *(crop(x[chosen], run.box) for x in (loaded.images, reconstructions)),
-                   f"reconstructions by {run.name}")
+        draw_sheet(
+            unfinished / "sheet.png",
+            *(crop(x[chosen], run.box) for x in (loaded.images, reconstructions)),
+            f"reconstructions by {run.name}",
+        )
     say_outside(outside_box)
     say_means(rows, slices["subject"])
     print(f"{out / 'sheet.png'}, {out / 'reconstructions.csv'}")
@@ -66,13 +69,16 @@ def save_pair(folder, stem, original, reconstruction):
 def draw_sheet(path, originals, reconstructions, title):
     """Draw images (N, H, W, 1) uint8 above their reconstructions, and the differences below them."""
     images = np.concatenate([originals / 255, reconstructions / 255, difference(originals, reconstructions)])
-    image_sheet(path, images, len(originals), ("originals", "reconstructions", "differences"), differences=(2,),
-                title=title)
+    image_sheet(
+        path, images, len(originals), ("originals", "reconstructions", "differences"), differences=(2,), title=title
+    )
 
 
 def say_means(rows, subjects):
     """Print the means over people of what was measured on each image."""
     metrics = [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
     means = {key: value_of(value) for key, value in mean_by_person(metrics, subjects).items()}
-    print(f"{len(rows)} images of {subjects.nunique()} people; means over people: "
-          + ", ".join(f"{key} {value:.4g}" for key, value in means.items() if value is not None))
+    print(
+        f"{len(rows)} images of {subjects.nunique()} people; means over people: "
+        + ", ".join(f"{key} {value:.4g}" for key, value in means.items() if value is not None)
+    )

@@ -93,7 +93,7 @@ class Run:
             UserError: the run was opened for the stage "vqvae".
         """
         if self.stage != "prior":
-            raise UserError(f"the run {self.folder} was opened without its prior: open it with stage=\"prior\"")
+            raise UserError(f'the run {self.folder} was opened without its prior: open it with stage="prior"')
         return self.models[1]
 
     def needs_data(self):
@@ -110,8 +110,10 @@ class Run:
         images = np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.shape[1:] != (*self.frame, 1) or images.dtype != np.uint8 or not len(images):
-            raise UserError(f"images must be uint8 of shape {(1, *self.frame)} or more of them, not {images.dtype} of "
-                            f"shape {images.shape}: slices.images.load_images(folder, names, run.frame) makes them so")
+            raise UserError(
+                f"images must be uint8 of shape {(1, *self.frame)} or more of them, not {images.dtype} of "
+                f"shape {images.shape}: slices.images.load_images(folder, names, run.frame) makes them so"
+            )
         return encode_images(self.vqvae, images, self.box)
 
     def decode(self, codes):
@@ -131,11 +133,12 @@ class Run:
         codes = self._checked(codes)
         starts = range(0, len(codes), block)
         starts = progress(starts, desc=f"decoding {what}", unit=" blocks", leave=None) if len(starts) > 1 else starts
-        return np.concatenate([to_bytes(np.asarray(self.vqvae.decode(codes[start: start + block])))
-                               for start in starts])
+        return np.concatenate(
+            [to_bytes(np.asarray(self.vqvae.decode(codes[start : start + block]))) for start in starts]
+        )
 
     def bits(self, codes, label=None, position=None):
-        """-log2 p of every code given those before it: (N, h, w) float32.
+        """-log2 p of every code given those before it: (N, h, w) float.
 
         Args:
             codes: (N, h, w) int.
@@ -154,14 +157,21 @@ class Run:
     def _checked(self, codes):
         """The codes as an array (N, h, w) int32, all of them of the codebook."""
         codes, num_codes = np.asarray(codes), self.config["num_codes"]
-        if codes.shape[1:] != self.code_grid or not len(codes) or codes.dtype.kind not in "iu" or (
-                codes.min() < 0 or codes.max() >= num_codes):
-            raise UserError(f"codes must be whole numbers from 0 to {num_codes - 1} of shape {(1, *self.code_grid)} or "
-                            f"more of them, not {codes.dtype} of shape {codes.shape}")
+        if (
+            codes.shape[1:] != self.code_grid
+            or not len(codes)
+            or codes.dtype.kind not in "iu"
+            or (codes.min() < 0 or codes.max() >= num_codes)
+        ):
+            raise UserError(
+                f"codes must be whole numbers from 0 to {num_codes - 1} of shape {(1, *self.code_grid)} or "
+                f"more of them, not {codes.dtype} of shape {codes.shape}"
+            )
         return codes.astype(np.int32, copy=False)
 
-    def sample(self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
-               shard=(1, 1)):
+    def sample(
+        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
+    ):
         """Samples: image i depends on the seed and on i alone, and is what predict.py makes of the same arguments.
 
         Args:
@@ -178,11 +188,14 @@ class Run:
             UserError: the run does not know the label or the position, or there are more parts than images.
         """
         blocks = list(self.sample_blocks(num_images, label, position, seed, temperature, top_k, top_p, shard))
-        return Samples(*(np.concatenate([getattr(block, name) for block in blocks])
-                         for name in ("images", "codes", "bits")), [row for block in blocks for row in block.rows])
+        return Samples(
+            *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
+            [row for block in blocks for row in block.rows],
+        )
 
-    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
-                      shard=(1, 1)):
+    def sample_blocks(
+        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
+    ):
         """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.
 
         Mistakes in the arguments are found at once.
@@ -196,25 +209,30 @@ class Run:
     def draw(self, label, position, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
         """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
         first, end = shard_of(len(label), *shard)
-        for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end,
-                                             temperature=temperature, top_k=top_k, top_p=top_p):
+        for start, codes, bits in draw_codes(
+            self.prior, label, position, seed, first=first, end=end, temperature=temperature, top_k=top_k, top_p=top_p
+        ):
             images = self.decode(codes)  # (BLOCK, H, W)
             numbers = range(max(first, start), min(end, start + BLOCK))
             slots = slice(numbers.start - start, numbers.stop - start)
-            rows = [sample_row(self.labels, f"brain_{i:05d}.png", i, seed, label[i], position[i], bits[i - start])
-                    for i in numbers]
+            rows = [
+                sample_row(self.labels, f"brain_{i:05d}.png", i, seed, label[i], position[i], bits[i - start])
+                for i in numbers
+            ]
             yield Samples(images[slots], codes[slots], bits[slots], rows)
 
 
 def encode_images(vqvae, images, box):
     """Whole frames uint8 (N, H, W, 1) -> codes (N, h, w) int32, block by block."""
-    crops = (crop(images[start: start + BLOCK], box).astype(np.float32) / 255
-             for start in block_starts(len(images), "encoding"))
+    crops = (
+        crop(images[start : start + BLOCK], box).astype(np.float32) / 255
+        for start in block_starts(len(images), "encoding")
+    )
     return np.concatenate([np.asarray(vqvae.encode(block)) for block in crops])
 
 
 def prior_bits(prior, codes, columns, block=BLOCK):
-    """-log2 p of every code given those before it, with label and position given: (N, h, w) float32.
+    """-log2 p of every code given those before it, with label and position given: (N, h, w) float.
 
     Args:
         codes: (N, h, w) int.
@@ -222,9 +240,12 @@ def prior_bits(prior, codes, columns, block=BLOCK):
         block: grids per call: floating-point sums differ with the shape of the batch.
     """
     log_likelihood = traced_log_likelihood(prior)
-    blocks = [log_likelihood(codes[start: start + block],
-                             *(columns[name][start: start + block] for name in ("label", "position")))
-              for start in block_starts(len(codes), "likelihood", block)]
+    blocks = [
+        log_likelihood(
+            codes[start : start + block], *(columns[name][start : start + block] for name in ("label", "position"))
+        )
+        for start in block_starts(len(codes), "likelihood", block)
+    ]
     return -np.concatenate(blocks) / np.log(2)
 
 

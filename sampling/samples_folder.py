@@ -15,8 +15,20 @@ COLUMNS = 8  # images per row of the sheet
 SHOWN = 64  # on the sheet
 
 
-def write_samples(run, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None,
-                  shard=(1, 1), format="png", pixel_size=1.0, out=None):
+def write_samples(
+    run,
+    num_images=16,
+    label=None,
+    position=None,
+    seed=0,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    shard=(1, 1),
+    format="png",
+    pixel_size=1.0,
+    out=None,
+):
     """Write what ``Run.sample`` makes of the same arguments, with samples.csv and sheet.png, into a new folder.
 
     Args:
@@ -42,9 +54,13 @@ def write_samples(run, num_images=16, label=None, position=None, seed=0, tempera
                 rows.append(row | {"file": save(row["index"], image)})
             shown += list(samples.images[: SHOWN - len(shown)])
         write_csv(unfinished / "samples.csv", rows)
-        image_sheet(unfinished / "sheet.png", crop(np.stack(shown)[..., None], run.box), min(COLUMNS, len(shown)),
-                    captions=[f"{row['label']}, {row['position']}" for row in rows[: len(shown)]],
-                    title=f"samples of {run.name} (label, position)")
+        image_sheet(
+            unfinished / "sheet.png",
+            crop(np.stack(shown)[..., None], run.box),
+            min(COLUMNS, len(shown)),
+            captions=[f"{row['label']}, {row['position']}" for row in rows[: len(shown)]],
+            title=f"samples of {run.name} (label, position)",
+        )
     print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
     print(f"next: {shell('python', 'evaluate.py', '--run', run_name(run.folder))}")
     return out
@@ -75,5 +91,6 @@ def timed(blocks):
         count, began = count + 1, began or time.perf_counter()  # start-up and tracing are over with the first block
         yield block
     if count > 1:
-        print(f"{BLOCK * (count - 1) / (time.perf_counter() - began):.1f} samples/s, start-up and the first {BLOCK} "
-              "aside")
+        print(
+            f"{BLOCK * (count - 1) / (time.perf_counter() - began):.1f} samples/s, start-up and the first {BLOCK} aside"
+        )

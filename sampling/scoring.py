@@ -45,10 +45,18 @@ def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
         codes, crops = run.encode(loaded.images), frame.crop(loaded.images, run.box)[..., 0]
         bits, z_scores, compared = compare_codes(run, known, codes, validation)
         columns = condition_ids(known, run.labels)
-        rows = score_rows(loaded.paths, columns, run.labels, bits, z_scores, brain_cells(crops, codes.shape[1:]),
-                          compared, outside_box)
+        rows = score_rows(
+            loaded.paths,
+            columns,
+            run.labels,
+            bits,
+            z_scores,
+            brain_cells(crops, codes.shape[1:]),
+            compared,
+            outside_box,
+        )
         healed = [None] * len(codes)
-        if heal:  # one by one, as they are drawn below
+        if heal:  # each decoded on its own, whatever their number
             healed = run.decode_crops(heal_codes(run.prior, codes, z_scores, columns, seed), "healed slices", 1)
         for i, path in enumerate(progress(loaded.paths, desc="drawing", unit=" maps")):
             stem = unfinished / f"{i:05d}_{Path(path).stem}"
@@ -95,12 +103,18 @@ def compare_codes(run, known, codes, validation):
         told = bool(label), bool(position)  # others are given what the slice is given
         if told not in usual:
             given = {name: ids * is_told for (name, ids), is_told in zip(usual_columns.items(), told, strict=True)}
-            usual[told] = UsualBits(prior_bits(run.prior, usual_codes, given), usual_columns["position"],
-                                    people.to_numpy())
+            usual[told] = UsualBits(
+                prior_bits(run.prior, usual_codes, given), usual_columns["position"], people.to_numpy()
+            )
         z_scores[i] = usual[told].z_scores(bits[i], position, person)
         rows = usual[told].compared(position, person)
-        compared.append({"compared_people": people[rows].nunique(), "compared_slices": int(rows.sum()),
-                         "usual_bits": f"{np.median(usual[told].bits[rows].sum(axis=(1, 2))):.1f}"})
+        compared.append(
+            {
+                "compared_people": people[rows].nunique(),
+                "compared_slices": int(rows.sum()),
+                "usual_bits": f"{np.median(usual[told].bits[rows].sum(axis=(1, 2))):.1f}",
+            }
+        )
     return bits, z_scores, compared
 
 
@@ -112,9 +126,18 @@ def heal_codes(prior, codes, z_scores, columns, seed):
     healed = []
     for first in progress(range(0, len(codes), CHAINS), desc="healing", unit=" blocks"):
         rows = np.minimum(np.arange(first, first + CHAINS), len(codes) - 1)  # the last block is padded
-        healed.append(complete_codes(prior, codes[rows], z_scores[rows] < UNLIKELY,
-                                     {name: ids[rows] for name, ids in columns.items()}, seed, "healing", first,
-                                     tile_side=2 * TILE))
+        healed.append(
+            complete_codes(
+                prior,
+                codes[rows],
+                z_scores[rows] < UNLIKELY,
+                {name: ids[rows] for name, ids in columns.items()},
+                seed,
+                "healing",
+                first,
+                tile_side=2 * TILE,
+            )
+        )
     return np.concatenate(healed)[: len(codes)]
 
 
@@ -124,11 +147,19 @@ def score_rows(paths, columns, labels, bits, z_scores, brain, compared, outside_
     for i, path in enumerate(paths):
         inside = z_scores[i][brain[i] if brain[i].any() else np.ones_like(brain[i])]
         label, position = columns["label"][i], columns["position"][i]
-        rows.append({"file": path, "label": labels[label - 1] if label else NONE,
-                     "position": position - 1 if position else NONE,
-                     "bits": f"{bits[i].sum():.1f}", **compared[i],
-                     "largest_z": f"{inside.max():.2f}", "least_z": f"{inside.min():.2f}",
-                     "unlikely_share": f"{(inside >= UNLIKELY).mean():.4f}", "outside_box": bool(outside_box[i])})
+        rows.append(
+            {
+                "file": path,
+                "label": labels[label - 1] if label else NONE,
+                "position": position - 1 if position else NONE,
+                "bits": f"{bits[i].sum():.1f}",
+                **compared[i],
+                "largest_z": f"{inside.max():.2f}",
+                "least_z": f"{inside.min():.2f}",
+                "unlikely_share": f"{(inside >= UNLIKELY).mean():.4f}",
+                "outside_box": bool(outside_box[i]),
+            }
+        )
     return rows
 
 
@@ -136,12 +167,20 @@ def draw_map(path, run, crop, bits, z_scores, healed, row):
     """Draw a slice (H, W) uint8, the bits and z-scores (h, w) of its codes, and the healed slice unless it is None."""
     z, blurred = (over_pixels(z_scores[None], crop.shape, blurred=how)[0] for how in (False, True))
     most = 1.5 * math.log2(run.config["num_codes"])
-    pictures = [("slice", crop / 255, None, 0, 1),
-                ("bits per code", over_pixels(bits[None], crop.shape)[0], "magma", 0, most),
-                ("z (blue: likelier than usual)", z, around_black(), -6, 6),
-                ("z, blurred", blurred, around_black(), -3, 3)]
+    pictures = [
+        ("slice", crop / 255, None, 0, 1),
+        ("bits per code", over_pixels(bits[None], crop.shape)[0], "magma", 0, most),
+        ("z (blue: likelier than usual)", z, around_black(), -6, 6),
+        ("z, blurred", blurred, around_black(), -3, 3),
+    ]
     if healed is not None:
-        pictures += [("healed", healed / 255, None, 0, 1),
-                     ("slice - healed", (crop - healed.astype(float)) / 255, around_black(), -0.25, 0.25)]
-    number_sheet(path, pictures, f"improbable codes by {run.name}, beside {row['compared_slices']} slices of "
-                 f"{row['compared_people']} people: not a diagnosis")
+        pictures += [
+            ("healed", healed / 255, None, 0, 1),
+            ("slice - healed", (crop - healed.astype(float)) / 255, around_black(), -0.25, 0.25),
+        ]
+    number_sheet(
+        path,
+        pictures,
+        f"improbable codes by {run.name}, beside {row['compared_slices']} slices of "
+        f"{row['compared_people']} people: not a diagnosis",
+    )

@@ -68,8 +68,13 @@ def augment(images, parameters, box):
     f = box.top + half_height + d * x + e * y
     transforms = tf.stack([2 * a, 2 * b, 2 * c, 2 * d, 2 * e, 2 * f, 0 * a, 0 * a], axis=1)  # in finer pixels
     crops = tf.raw_ops.ImageProjectiveTransformV3(
-        images=twice_as_fine(tf.cast(images, tf.float32)), transforms=transforms, fill_value=0.0,
-        output_shape=[box.height, box.width], interpolation="BILINEAR", fill_mode="CONSTANT")
+        images=twice_as_fine(tf.cast(images, tf.float32)),
+        transforms=transforms,
+        fill_value=0.0,
+        output_shape=[box.height, box.width],
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
     brightness = (1 + GAIN * gain)[:, None, None, None]
     return tf.clip_by_value(crops / 255 * brightness, 0, 1)
 
@@ -92,10 +97,12 @@ def twice_as_fine(images):
     lobes = np.sinc(places) * np.sinc(places / 3)
     taps = np.zeros(11, np.float32)
     taps[::2] = lobes / lobes.sum()  # of the pixels around a place halfway between two
-    taps[5] = 1                      # of a pixel itself
+    taps[5] = 1  # of a pixel itself
     _, height, width, _ = images.shape
     batch = tf.shape(images)[0]
-    taller = tf.nn.conv2d_transpose(images, taps[:, None, None, None], (batch, 2 * height + 9, width, 1),
-                                    (2, 1), "VALID")[:, 5:-4]  # (B, 2H, W, 1)
-    return tf.nn.conv2d_transpose(taller, taps[None, :, None, None], (batch, 2 * height, 2 * width + 9, 1),
-                                  (1, 2), "VALID")[:, :, 5:-4]  # (B, 2H, 2W, 1)
+    taller = tf.nn.conv2d_transpose(
+        images, taps[:, None, None, None], (batch, 2 * height + 9, width, 1), (2, 1), "VALID"
+    )[:, 5:-4]  # (B, 2H, W, 1)
+    return tf.nn.conv2d_transpose(
+        taller, taps[None, :, None, None], (batch, 2 * height, 2 * width + 9, 1), (1, 2), "VALID"
+    )[:, :, 5:-4]  # (B, 2H, 2W, 1)

@@ -73,8 +73,7 @@ def make_cohort(folder, people=100, seed=0, image_size=(240, 256), workers=None)
             nilearn is missing.
     """
     folder, image_size = Path(folder), [int(side) for side in image_size]
-    arguments = {"generator_version": GENERATOR_VERSION, "people": people, "seed": seed,
-                 "image_size": image_size}
+    arguments = {"generator_version": GENERATOR_VERSION, "people": people, "seed": seed, "image_size": image_size}
     _check_arguments(people, seed, image_size)
     if not holds_cohort(folder, arguments):
         _make(folder, arguments, workers)
@@ -105,14 +104,20 @@ def _make(folder, arguments, workers):
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as temporary:
             built = Path(temporary, folder.name)
             subjects = build(built, arguments["people"], arguments["seed"], arguments["image_size"], workers)
-            manifest = {"simulated": True, "statement": STATEMENT, **arguments,
-                        "fingerprint": fingerprint(built, subjects), "subjects": subjects}
+            manifest = {
+                "simulated": True,
+                "statement": STATEMENT,
+                **arguments,
+                "fingerprint": fingerprint(built, subjects),
+                "subjects": subjects,
+            }
             save_json(built / "manifest.json", manifest)
             built.rename(folder)
     except OSError as error:
         if not holds_cohort(folder, arguments):  # another process was not faster
-            raise UserError(f"the demo cohort cannot be written to {folder} ({error.strerror or error}): "
-                            f"choose another folder") from None
+            raise UserError(
+                f"the demo cohort cannot be written to {folder} ({error.strerror or error}): choose another folder"
+            ) from None
 
 
 def holds_cohort(folder, arguments):
@@ -133,8 +138,10 @@ def holds_cohort(folder, arguments):
         raise UserError(f"{folder} holds something other than a demo cohort: choose a new or empty folder")
     for name, value in arguments.items():
         if manifest.get(name) != value:
-            raise UserError(f"{folder} holds a demo cohort with {name} {manifest.get(name)}, not {value}: "
-                            f"choose another folder, or delete that one")
+            raise UserError(
+                f"{folder} holds a demo cohort with {name} {manifest.get(name)}, not {value}: "
+                f"choose another folder, or delete that one"
+            )
     return True
 
 
@@ -160,7 +167,7 @@ def build(folder, people, seed, image_size, workers=None):
 
 
 def split_people(people, seed):
-    """"train" or "test" for every person: a fifth of each label, at least one, drawn at random, is "test"."""
+    """ "train" or "test" for every person: a fifth of each label, at least one, drawn at random, is "test"."""
     splits = ["train"] * people
     for group in range(len(LABELS)):
         members = np.arange(group, people, len(LABELS))
@@ -181,8 +188,13 @@ def write_person(folder, seed, image_size, i, split):
         resized = Image.fromarray(image).resize(image_size[::-1], Image.Resampling.HAMMING)
         Image.fromarray(np.rint(np.asarray(resized) * 255).astype(np.uint8)).save(folder / file)
         files.append({"file": file, "ventricle_area_mm2": round(float(area), 1)})
-    return {"subject": subject, "label": label, "split": split,
-            "ventricle_scale": round(float(person.ventricle_scale), 4), "slices": files}
+    return {
+        "subject": subject,
+        "label": label,
+        "split": split,
+        "ventricle_scale": round(float(person.ventricle_scale), 4),
+        "slices": files,
+    }
 
 
 # ---- the person -----------------------------------------------------------------------------
@@ -217,8 +229,10 @@ def template():
     """The slab of the ICBM152 template that the slices lie in: float32 volumes (X, Y, Z), 1 mm voxels."""
     from nilearn import datasets
 
-    t1, brain = (np.ascontiguousarray(load(resolution=1).get_fdata(dtype=np.float32)[SLAB])
-                 for load in (datasets.load_mni152_template, datasets.load_mni152_brain_mask))
+    t1, brain = (
+        np.ascontiguousarray(load(resolution=1).get_fdata(dtype=np.float32)[SLAB])
+        for load in (datasets.load_mni152_template, datasets.load_mni152_brain_mask)
+    )
     depth = ndimage.distance_transform_edt(brain)  # mm below the brain's surface
     ventricles = lateral_ventricles(t1, depth)
     outside = ndimage.distance_transform_edt(~ventricles) - ndimage.distance_transform_edt(ventricles)
@@ -228,9 +242,12 @@ def template():
     sulci = np.clip(valleys / 0.25, 0, 1) * np.clip(distance / 8, 0, 1)
     sharp = t1 + 0.8 * (t1 - ndimage.gaussian_filter(t1, 2.0))  # an average of 152 people is blurred
     return SimpleNamespace(
-        brain=brain, distance=distance, sulci=sulci,
+        brain=brain,
+        distance=distance,
+        sulci=sulci,
         towards=towards * np.exp(-np.abs(distance) / VENTRICLE_REACH),
-        t1=ndimage.spline_filter(sharp, order=3, output=np.float32))
+        t1=ndimage.spline_filter(sharp, order=3, output=np.float32),
+    )
 
 
 def lateral_ventricles(t1, depth):
@@ -255,8 +272,11 @@ def render(person, volumes, random):
 
     growth = np.float32((person.ventricle_scale - 1) * VENTRICLE_RADIUS)
     for _ in range(GROWTH_STEPS):
-        places += growth / GROWTH_STEPS * np.stack([ndimage.map_coordinates(part, places, order=1)
-                                                    for part in volumes.towards])
+        places += (
+            growth
+            / GROWTH_STEPS
+            * np.stack([ndimage.map_coordinates(part, places, order=1) for part in volumes.towards])
+        )
     ventricles = np.clip(0.5 - ndimage.map_coordinates(volumes.distance, places, order=1), 0, 1)
     t1 = ndimage.map_coordinates(volumes.t1, places, order=3, prefilter=False, mode="nearest")
     t1 -= 0.11 * person.sulcus_depth * (1 + folds) * ndimage.map_coordinates(volumes.sulci, places, order=1)
@@ -289,8 +309,9 @@ def warp(person):
     turned = np.einsum("ij,j...->i...", rotation(*person.tilt), np.stack([x, y, z])).astype(np.float32)
 
     axes = (-columns / 100, rows / 110, upwards / 100)  # the control grids span ±100, ±110 and ±100 mm
-    shift = np.stack([smooth_field(a, axes) + smooth_field(b, axes)
-                      for a, b in zip(person.coarse, person.fine, strict=True)])  # (3, 20, 192, 160)
+    shift = np.stack(
+        [smooth_field(a, axes) + smooth_field(b, axes) for a, b in zip(person.coarse, person.fine, strict=True)]
+    )  # (3, 20, 192, 160)
     origin = ORIGIN + CENTRE - [side.start for side in SLAB]
     scale, origin = (np.float32(value).reshape(3, 1, 1, 1) for value in (person.size, origin))
     fields = smooth_field(person.bias, axes), smooth_field(person.folds, axes)
@@ -299,6 +320,7 @@ def warp(person):
 
 def rotation(about_x, about_y, about_z):
     """The rotation matrix (3, 3) of three angles in radians, z first."""
+
     def plane(angle, i, j):
         matrix = np.eye(3)
         matrix[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
@@ -309,8 +331,9 @@ def rotation(about_x, about_y, about_z):
 
 def smooth_field(control, axes):
     """A cubic B-spline of control values (X, Y, Z) over [-1, 1]³, on the axes (x, y, z): float32 (z, y, x)."""
-    along_x, along_y, along_z = (spline_weights(np.clip(axis, -1, 1), count)
-                                 for axis, count in zip(axes, control.shape, strict=True))
+    along_x, along_y, along_z = (
+        spline_weights(np.clip(axis, -1, 1), count) for axis, count in zip(axes, control.shape, strict=True)
+    )
     # plain einsum, one axis at a time: the threads of a BLAS get in the way of the other workers
     field = np.einsum("zk,ijk->zij", along_z, control)
     field = np.einsum("yj,zij->zyi", along_y, field)

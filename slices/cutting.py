@@ -42,11 +42,17 @@ def cut(image, slices=20, spacing=1.0, depth=57.5, image_size=(240, 256)):
     heights = _heights(brain, slices, spacing, depth)
     inside = brain[:, :, heights]
     images = _framed(np.where(inside, grey[:, :, heights], 0), inside, image_size)
-    facts = {"orientation": "".join(nibabel.aff2axcodes(image.affine)),
-             "voxel_mm": "x".join(f"{side:.3g}" for side in nibabel.affines.voxel_sizes(image.affine)),
-             "not_finite": not_finite, "brain": "already stripped" if stripped else "extracted",
-             "brain_ml": int(brain.sum() // 1000), "black": f"{black:.6g}", "white": f"{white:.6g}",
-             "first_slice": int(heights[0]), "last_slice": int(heights[-1])}
+    facts = {
+        "orientation": "".join(nibabel.aff2axcodes(image.affine)),
+        "voxel_mm": "x".join(f"{side:.3g}" for side in nibabel.affines.voxel_sizes(image.affine)),
+        "not_finite": not_finite,
+        "brain": "already stripped" if stripped else "extracted",
+        "brain_ml": int(brain.sum() // 1000),
+        "black": f"{black:.6g}",
+        "white": f"{white:.6g}",
+        "first_slice": int(heights[0]),
+        "last_slice": int(heights[-1]),
+    }
     return images, heights, _views(grey, brain, heights), facts
 
 
@@ -132,9 +138,11 @@ def _heights(brain, slices, spacing, depth):
     planes = np.flatnonzero(brain.any((0, 1)))
     heights = np.floor(planes[-1] - depth + spacing * (np.arange(slices) - (slices - 1) / 2) + 0.5).astype(int)
     if heights[0] < planes[0] or heights[-1] > planes[-1]:
-        raise UserError(f"its brain is {planes[-1] - planes[0] + 1} mm high and the slices reach from "
-                        f"{planes[-1] - heights[-1]} to {planes[-1] - heights[0]} mm below the top: choose another "
-                        "--depth or fewer --slices")
+        raise UserError(
+            f"its brain is {planes[-1] - planes[0] + 1} mm high and the slices reach from "
+            f"{planes[-1] - heights[-1]} to {planes[-1] - heights[0]} mm below the top: choose another "
+            "--depth or fewer --slices"
+        )
     return heights
 
 
@@ -143,11 +151,13 @@ def _framed(planes, inside, size):
     (box,) = ndimage.find_objects(inside.any(2).astype(int))
     width, height = (side.stop - side.start for side in box)
     if height > size[0] or width > size[1]:
-        raise UserError(f"its brain measures {height}x{width} mm and does not fit into --image-size {size[0]} "
-                        f"{size[1]}, of 1 mm pixels (train.py --image-size makes them smaller)")
+        raise UserError(
+            f"its brain measures {height}x{width} mm and does not fit into --image-size {size[0]} "
+            f"{size[1]}, of 1 mm pixels (train.py --image-size makes them smaller)"
+        )
     images = np.zeros((planes.shape[2], *size), np.uint8)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    images[:, top: top + height, left: left + width] = planes[box].transpose(2, 1, 0)[:, ::-1]
+    images[:, top : top + height, left : left + width] = planes[box].transpose(2, 1, 0)[:, ::-1]
     return images
 
 
@@ -158,8 +168,10 @@ def _views(grey, brain, heights):
     """
     outlined = np.where(brain & ~ndimage.binary_erosion(brain), 255, grey)
     centre = [int(place) for place in ndimage.center_of_mass(brain)]
-    x, y, z = (slice(place + side // 2, place + side // 2 + side)  # of planes with a margin of ``side``
-               for place, side in zip(centre, SIDES_OF_VIEW, strict=True))
+    x, y, z = (
+        slice(place + side // 2, place + side // 2 + side)  # of planes with a margin of ``side``
+        for place, side in zip(centre, SIDES_OF_VIEW, strict=True)
+    )
     middle = heights[len(heights) // 2]
     axial = np.pad(np.where(brain[:, :, middle], grey[:, :, middle], 0), SIDES_OF_VIEW[0])[x, y]  # (256, 256)
     views = [axial.T[::-1][8:-8]]

@@ -110,16 +110,26 @@ def _overlap(box, frame):
     """Where box and frame overlap: the index into images and the index into crops."""
     top, left = max(box.top, 0), max(box.left, 0)
     bottom, right = min(box.top + box.height, frame[0]), min(box.left + box.width, frame[1])
-    return ((..., slice(top, max(bottom, top)), slice(left, max(right, left)), slice(None)),
-            (..., slice(top - box.top, max(bottom, top) - box.top),
-             slice(left - box.left, max(right, left) - box.left), slice(None)))
+    return (
+        (..., slice(top, max(bottom, top)), slice(left, max(right, left)), slice(None)),
+        (
+            ...,
+            slice(top - box.top, max(bottom, top) - box.top),
+            slice(left - box.left, max(right, left) - box.left),
+            slice(None),
+        ),
+    )
 
 
 def outside(brain_boxes, box):
     """(N,) bool: whether the brain of each (top, left, height, width) sticks out of the box."""
     top, left, height, width = brain_boxes.T
-    return (height > 0) & ((top < box.top) | (top + height > box.top + box.height)
-                           | (left < box.left) | (left + width > box.left + box.width))
+    return (height > 0) & (
+        (top < box.top)
+        | (top + height > box.top + box.height)
+        | (left < box.left)
+        | (left + width > box.left + box.width)
+    )
 
 
 # ---- grey levels ------------------------------------------------------------------------------

@@ -97,19 +97,23 @@ def load_images(root, paths, image_size=None, cache_folder=None, workers=None):
         for new, old in enumerate(rows):
             if new != old:
                 images[new] = images[old]
-    return _as_loaded(images[:len(rows)], paths, usable, checks)
+    return _as_loaded(images[: len(rows)], paths, usable, checks)
 
 
 def _check_all(root, paths, images, workers):
     """Decode every path into its row of ``images``; a list of _Check."""
+
     def check(start):
-        return [_load_one(root, path, images[start + i])
-                for i, path in enumerate(paths[start:start + FILES_PER_TASK])]
+        return [
+            _load_one(root, path, images[start + i]) for i, path in enumerate(paths[start : start + FILES_PER_TASK])
+        ]
 
     checks = []
     starts = range(0, len(paths), FILES_PER_TASK)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, \
-            progress(total=len(paths), desc="checking files", unit=" files") as bar:
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        progress(total=len(paths), desc="checking files", unit=" files") as bar,
+    ):
         for some in pool.map(check, starts):
             checks += some
             bar.update(len(some))
@@ -145,10 +149,15 @@ def _as_loaded(images, paths, usable, checks):
     lines = sorted(f"{path}\0{check.digest}\n" for path, check in zip(kept, good, strict=True))
     fingerprint = hashlib.sha256("".join([f"{images.shape[1:3]}\n", *lines]).encode()).hexdigest()
     return LoadedImages(
-        images=images, paths=kept, usable=usable,
+        images=images,
+        paths=kept,
+        usable=usable,
         problems=[(path, check.reason) for path, check in zip(paths, checks, strict=True) if check.reason],
-        brain_boxes=np.array([check.brain_box for check in good]), sizes=Counter(check.size for check in good),
-        digests=[check.digest for check in good], fingerprint=fingerprint)
+        brain_boxes=np.array([check.brain_box for check in good]),
+        sizes=Counter(check.size for check in good),
+        digests=[check.digest for check in good],
+        fingerprint=fingerprint,
+    )
 
 
 def size_counts(sizes):
@@ -219,8 +228,10 @@ def load_mask(path, image_path, frame):
         raise UserError(f"the mask {path} cannot be read ({_reason(error)})") from None
     own = _decode(image_path)[1]
     if size != own:
-        raise UserError(f"the mask {path} has {size[1]}x{size[0]} pixels, but {image_path} {own[1]}x{own[0]}: draw it "
-                        "on the slice itself")
+        raise UserError(
+            f"the mask {path} has {size[1]}x{size[0]} pixels, but {image_path} {own[1]}x{own[0]}: draw it "
+            "on the slice itself"
+        )
     black = Image.fromarray(np.where(mask < 128, 255, 0).astype(np.uint8))
     return np.asarray(_into_frame(black, frame)) == 0
 
@@ -239,8 +250,10 @@ def _image_array(shape, cache_folder):
             folder = Path(cache_folder or stack.enter_context(tempfile.TemporaryDirectory()))
             folder.mkdir(parents=True, exist_ok=True)
             if math.prod(shape) > shutil.disk_usage(folder).free:  # writing beyond it would kill the process
-                raise UserError(f"{folder} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded images: "
-                                "choose a smaller --image-size, or free some space")
+                raise UserError(
+                    f"{folder} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded images: "
+                    "choose a smaller --image-size, or free some space"
+                )
             temporary = stack.enter_context(whole_file(folder / "images.npy"))
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         except OSError as error:

@@ -8,15 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from slices.names import (
-    OASIS_PREFIX,
-    bare_ids,
-    compile_pattern,
-    one_spelling,
-    person_of,
-    read_names,
-    split_and_label,
-)
+from slices.names import OASIS_PREFIX, bare_ids, compile_pattern, one_spelling, person_of, read_names, split_and_label
 from utils import UserError, check_folder, warn
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
@@ -126,13 +118,18 @@ def _scan(folder):
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
-            elif (entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("contact_sheet")
-                  and _may_be_image(entry)):
+            elif (
+                entry.name.lower().endswith(SUFFIXES)
+                and not entry.name.startswith("contact_sheet")
+                and _may_be_image(entry)
+            ):
                 names.append(entry.name)
     unprintable = [name for name in (*names, *folders, *links) if not name.isprintable()]
     if unprintable:
-        warn(f"{len(unprintable)} files or folders in {folder!a} have unprintable names and are left out: rename "
-             f"{unprintable[0]!a}")
+        warn(
+            f"{len(unprintable)} files or folders in {folder!a} have unprintable names and are left out: rename "
+            f"{unprintable[0]!a}"
+        )
     return tuple([name for name in found if name.isprintable()] for found in (names, folders, links))
 
 
@@ -182,8 +179,13 @@ def read_search(metadata, keep_default_na=True):
         UserError: it cannot be read.
     """
     try:
-        table = pd.read_csv(metadata, dtype=str, keep_default_na=keep_default_na, skipinitialspace=True,
-                            sep="\t" if str(metadata).lower().endswith(".tsv") else ",")
+        table = pd.read_csv(
+            metadata,
+            dtype=str,
+            keep_default_na=keep_default_na,
+            skipinitialspace=True,
+            sep="\t" if str(metadata).lower().endswith(".tsv") else ",",
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"the table {metadata} cannot be read ({error})") from None
     return table.rename(columns=lambda column: str(column).strip().casefold())
@@ -197,8 +199,11 @@ def read_slices(folder):
     """
     path = folder / "slices.csv"
     try:
-        slices = pd.read_csv(path, dtype={"path": str, "subject": str, "label": str, "split": str, "slice": "int64",
-                                          "position": "int64"}, keep_default_na=False)
+        slices = pd.read_csv(
+            path,
+            dtype={"path": str, "subject": str, "label": str, "split": str, "slice": "int64", "position": "int64"},
+            keep_default_na=False,
+        )
         missing = set(COLUMNS) - set(slices.columns)
         if missing:
             raise ValueError(f"the column {min(missing)} is missing")
@@ -214,5 +219,7 @@ def read_slices(folder):
 def condition_ids(slices, labels):
     """The prior's conditions of each slice: label and position (N,) int32 from 1, 0 for an unknown label."""
     ids = {label: i + 1 for i, label in enumerate(labels)}
-    return {"label": slices["label"].map(ids).fillna(0).to_numpy(np.int32),
-            "position": slices["position"].to_numpy(np.int32) + 1}
+    return {
+        "label": slices["label"].map(ids).fillna(0).to_numpy(np.int32),
+        "position": slices["position"].to_numpy(np.int32) + 1,
+    }

@@ -7,8 +7,16 @@ import numpy as np
 from utils import UserError, warn
 
 UNLABELLED = "unlabelled"
-SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test",
-                 "validation": "validation", "validate": "validation", "val": "validation", "valid": "validation"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "validate": "validation",
+    "val": "validation",
+    "valid": "validation",
+}
 OASIS_PREFIX = "keras_png_slices_"
 NAME_PATTERN = r"^(?P<subject>.+?)[_-](?:slice[_-]?)?(?P<slice>\d{1,9})(?:\.nii)?\.(?:png|jpe?g)$"
 BIDS_SUBJECT = r"sub-[A-Za-z0-9]+"
@@ -78,8 +86,9 @@ def read_names(paths, subject_pattern=None):
 def _tell_odd_names(odd, total, subject_pattern):
     """Warn of names that tell nothing; refuse a pattern of the user's that fits none."""
     if len(odd) == total and subject_pattern is not None:
-        raise UserError(f"--subject-pattern {subject_pattern!r} matches no file name, such as "
-                        f"{odd[0].rpartition('/')[2]}")
+        raise UserError(
+            f"--subject-pattern {subject_pattern!r} matches no file name, such as {odd[0].rpartition('/')[2]}"
+        )
     if odd:
         fate = "are left out" if subject_pattern else "count as a person each (--subject-pattern says how to read them)"
         warn(f"{len(odd)} of {total} file names, such as {odd[0]}, do not tell whose slice they are and {fate}")

@@ -14,13 +14,16 @@ def overview(slices, loaded):
     by = ["split", "label"]
     table = slices.groupby(by).agg(people=("subject", "nunique"), slices=("path", "size"))
     scans = slices.groupby([*by, "subject"]).size().groupby(by)
-    table["slices per person"] = [f"{low}" if low == high else f"{low} to {high}"
-                                  for low, high in zip(scans.min(), scans.max(), strict=True)]
+    table["slices per person"] = [
+        f"{low}" if low == high else f"{low} to {high}" for low, high in zip(scans.min(), scans.max(), strict=True)
+    ]
     height, width = loaded.images.shape[1:3]
     box = brain_crop(loaded.brain_boxes[(slices["split"] == "train").to_numpy()], (height, width), 1, margin=0)
-    return (f"{table.reset_index().to_string(index=False)}\n"
-            f"in all: {slices['subject'].nunique()} people, {len(slices)} slices in {slices['position'].max() + 1} "
-            f"positions; {len(loaded.problems)} files cannot be used\n"
-            f"sizes: {size_counts(loaded.sizes)}; used at {width}x{height}\n"
-            f"the brains of train lie in {box.width}x{box.height} pixels from row {box.top}, column {box.left}; "
-            f"{outside(loaded.brain_boxes, box).sum()} other slices reach beyond")
+    return (
+        f"{table.reset_index().to_string(index=False)}\n"
+        f"in all: {slices['subject'].nunique()} people, {len(slices)} slices in {slices['position'].max() + 1} "
+        f"positions; {len(loaded.problems)} files cannot be used\n"
+        f"sizes: {size_counts(loaded.sizes)}; used at {width}x{height}\n"
+        f"the brains of train lie in {box.width}x{box.height} pixels from row {box.top}, column {box.left}; "
+        f"{outside(loaded.brain_boxes, box).sum()} other slices reach beyond"
+    )

@@ -117,8 +117,9 @@ def _series_of(root, folder, names):
     """The series among the DICOM files of a folder: a list of (folder, names, subject, detail)."""
     parts = _by_series(root / folder, names)
     subject, detail = _who(folder if folder != "." else root.resolve().name)
-    return [(folder, files, subject, f"{detail}-{number}" if len(parts) > 1 else detail)
-            for number, files in parts.items()]
+    return [
+        (folder, files, subject, f"{detail}-{number}" if len(parts) > 1 else detail) for number, files in parts.items()
+    ]
 
 
 def _by_series(folder, names):
@@ -128,15 +129,18 @@ def _by_series(folder, names):
     series = {}
     for name in names:
         try:
-            header = pydicom.dcmread(folder / name, stop_before_pixels=True,
-                                     specific_tags=["SeriesInstanceUID", "SeriesNumber"])
+            header = pydicom.dcmread(
+                folder / name, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SeriesNumber"]
+            )
             key = str(header.get("SeriesInstanceUID", "")), str(header.get("SeriesNumber", ""))
         except Exception:  # whatever pydicom makes of broken bytes; converting says what
             key = "", "unreadable"
         series.setdefault(key, []).append(name)
     numbers = Counter(number for _, number in series)
-    return {number if numbers[number] == 1 else f"{number}.{i}": tuple(files)
-            for i, ((_, number), files) in enumerate(series.items())}
+    return {
+        number if numbers[number] == 1 else f"{number}.{i}": tuple(files)
+        for i, ((_, number), files) in enumerate(series.items())
+    }
 
 
 # ---- whose ------------------------------------------------------------------------------------
@@ -153,16 +157,19 @@ def _who(path):
     if adni:
         images = re.findall(r"(?<![A-Za-z0-9])I\d+(?![A-Za-z0-9])", path)
         return adni[0], images[-1] if images else stem
-    bids = (re.match(rf"({BIDS_SUBJECT})(?:_(.*?))??(?:_T1w)?$", stem)
-            or re.search(rf"(?:^|/)({BIDS_SUBJECT})(?:/(.*))?$", path))
+    bids = re.match(rf"({BIDS_SUBJECT})(?:_(.*?))??(?:_T1w)?$", stem) or re.search(
+        rf"(?:^|/)({BIDS_SUBJECT})(?:/(.*))?$", path
+    )
     return (bids[1], bids[2] or "") if bids else ("", stem)
 
 
 def _named(found, label_of):
     """Scans whose names tell person and scan apart, each name once, from (source, files, subject, detail)."""
     stems = Counter(detail for _, _, subject, detail in found if not subject)
-    full = [(source, files, subject or (detail if stems[detail] == 1 else _bare(source)), detail)
-            for source, files, subject, detail in found]
+    full = [
+        (source, files, subject or (detail if stems[detail] == 1 else _bare(source)), detail)
+        for source, files, subject, detail in found
+    ]
     counts, taken, scans = Counter(subject for _, _, subject, _ in full), set(), []
     for source, files, subject, detail in sorted(full):
         label = label_of(subject, detail)
@@ -199,10 +206,14 @@ def _labels(root, metadata, label_column):
     labels = table[column].map(_label)
     known = table.assign(who=table[subjects].str.strip().str.removeprefix("sub-"), is_=labels)[labels != UNLABELLED]
     sure = known.groupby("who")["is_"].agg(lambda values: values.iloc[0] if values.nunique() == 1 else UNLABELLED)
-    images = (dict(zip(bare_ids(known["image data id"]), known["is_"], strict=True))
-              if "image data id" in table.columns else {})
-    return lambda subject, image: images.get(image.removeprefix("I"),
-                                             sure.get(subject.removeprefix("sub-"), UNLABELLED))
+    images = (
+        dict(zip(bare_ids(known["image data id"]), known["is_"], strict=True))
+        if "image data id" in table.columns
+        else {}
+    )
+    return lambda subject, image: images.get(
+        image.removeprefix("I"), sure.get(subject.removeprefix("sub-"), UNLABELLED)
+    )
 
 
 def _label(text):

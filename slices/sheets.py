@@ -69,8 +69,12 @@ class _Grid:
 
     def place(self, row, column):
         """Left, bottom, width and height of an image."""
-        return [(self.left + column * IMAGE_WIDTH) / self.width, self.below(row + 1), IMAGE_WIDTH / self.width * 0.98,
-                self.image_height / self.height * 0.98]
+        return [
+            (self.left + column * IMAGE_WIDTH) / self.width,
+            self.below(row + 1),
+            IMAGE_WIDTH / self.width * 0.98,
+            self.image_height / self.height * 0.98,
+        ]
 
     def beside(self, row):
         """Where a row's name is written."""
@@ -97,8 +101,9 @@ def number_sheet(path, pictures, title):
         axes.axis("off")
         axes.set_title(caption, color="white", fontsize=8, pad=3)
         if colours:
-            bar_axes = figure.add_axes([place[0] + 0.1 * place[2], 0.3 / figure_height, 0.8 * place[2],
-                                        0.1 / figure_height])
+            bar_axes = figure.add_axes(
+                [place[0] + 0.1 * place[2], 0.3 / figure_height, 0.8 * place[2], 0.1 / figure_height]
+            )
             figure.colorbar(drawn, cax=bar_axes, orientation="horizontal")
             bar_axes.tick_params(colors="white", labelsize=7, length=2)
     _write_figure(figure, path, title_lines)
@@ -122,8 +127,15 @@ def _title_lines(title, figure_width):
 def _write_figure(figure, path, title_lines):
     """Write a figure on black with its title at the top, whole or not at all."""
     if title_lines:
-        figure.text(0.5, 1 - (0.1 + 0.1 * len(title_lines)) / figure.get_figheight(), "\n".join(title_lines),
-                    color="white", ha="center", va="center", fontsize=10)
+        figure.text(
+            0.5,
+            1 - (0.1 + 0.1 * len(title_lines)) / figure.get_figheight(),
+            "\n".join(title_lines),
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=10,
+        )
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110, facecolor="black", metadata={"Software": None})
 

@@ -20,7 +20,7 @@ def bright_body(voxels):
     Returns:
         (X, Y, Z) bool.
     """
-    background = np.median(voxels[::voxels.shape[0] - 1, ::voxels.shape[1] - 1, ::voxels.shape[2] - 1])
+    background = np.median(voxels[:: voxels.shape[0] - 1, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1])
     contrast = np.abs(voxels - background)
     return largest(contrast > FAINT * np.percentile(contrast, 99.5))
 
@@ -58,5 +58,9 @@ def extract_brain(head):
     brain = tissue & (2 * ndimage.distance_transform_edt(~core) <= OPENING)
     brain = ndimage.binary_fill_holes(ndimage.binary_closing(brain, iterations=3))  # sulci and ventricles, too
     brain = brain[OPENING:-OPENING, OPENING:-OPENING, OPENING:-OPENING]
-    return ndimage.zoom(brain.astype(np.float32), np.array(head.shape) / brain.shape, order=1, grid_mode=True,
-                        mode="nearest") > 0.5
+    return (
+        ndimage.zoom(
+            brain.astype(np.float32), np.array(head.shape) / brain.shape, order=1, grid_mode=True, mode="nearest"
+        )
+        > 0.5
+    )

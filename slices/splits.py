@@ -78,6 +78,8 @@ def warn_of_leakage(slices, loaded):
     shared = table[table.groupby("digest")["split"].transform("nunique") > 1]
     if len(shared):
         same = [" = ".join(paths) for _, paths in shared.groupby("digest", sort=False)["path"]]
-        warn(f"{len(same)} images are in more than one split under different names, so that models are judged on what "
-             f"they have seen: remove all but one of each{first_of(same)}")
+        warn(
+            f"{len(same)} images are in more than one split under different names, so that models are judged on what "
+            f"they have seen: remove all but one of each{first_of(same)}"
+        )
     return len(shared)

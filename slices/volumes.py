@@ -27,8 +27,9 @@ DONE, FAILED = "done", "failed"
 FACTS = ("orientation", "voxel_mm", "not_finite", "brain", "brain_ml", "black", "white", "first_slice", "last_slice")
 
 
-def make_slices(root, out, metadata=None, label_column=None, workers=None, slices=20, spacing=1.0, depth=57.5,
-                image_size=(240, 256)):
+def make_slices(
+    root, out, metadata=None, label_column=None, workers=None, slices=20, spacing=1.0, depth=57.5, image_size=(240, 256)
+):
     """Cut every scan under ``root`` into out/train/<label>/<subject>_<slice>.png, and say for each what was done.
 
     ``out`` gets manifest.csv, a row for each scan; contact_sheet.png, and more where there are many; and volumes.json,
@@ -59,8 +60,10 @@ def make_slices(root, out, metadata=None, label_column=None, workers=None, slice
         _convert_all(root, out, scans, rows, options, workers)
         _finish(root, out, [rows[scan.name] for scan in scans], settings)
     except OSError as error:
-        raise UserError(f"{error.filename or out} cannot be written ({error.strerror or error}): choose another --out, "
-                        "or free some space and go on with the same command") from None
+        raise UserError(
+            f"{error.filename or out} cannot be written ({error.strerror or error}): choose another --out, "
+            "or free some space and go on with the same command"
+        ) from None
     return [rows[scan.name] for scan in scans]
 
 
@@ -86,11 +89,13 @@ def summary(rows, out):
     done = [row for row in rows if row["status"] == DONE]
     labels = Counter(row["label"] for row in done)
     brains = Counter(row["brain"] for row in done)
-    return (f"{len(done)} of {len(rows)} scans of {len({row['subject'] for row in done})} people cut: "
-            f"{', '.join(f'{count} {label}' for label, count in sorted(labels.items()))}; "
-            f"brains: {', '.join(f'{count} {how}' for how, count in sorted(brains.items()))}\n"
-            f"look at {Path(out) / 'contact_sheet.png'}, which shows where the brains were found; then "
-            f"{shell('python', 'train.py', '--data', out)}")
+    return (
+        f"{len(done)} of {len(rows)} scans of {len({row['subject'] for row in done})} people cut: "
+        f"{', '.join(f'{count} {label}' for label, count in sorted(labels.items()))}; "
+        f"brains: {', '.join(f'{count} {how}' for how, count in sorted(brains.items()))}\n"
+        f"look at {Path(out) / 'contact_sheet.png'}, which shows where the brains were found; then "
+        f"{shell('python', 'train.py', '--data', out)}"
+    )
 
 
 # ---- what an earlier call left ----------------------------------------------------------------
@@ -106,8 +111,10 @@ def _check_out(out):
     if not isinstance(settings, dict) or "finished" not in settings:
         raise UserError(f"--out {out} holds something other than slices of volumes: choose a new folder")
     if settings["finished"]:
-        raise UserError(f"--out {out} holds finished slices and is left alone: choose another, or look at them with "
-                        f"{shell('python', 'dataset.py', 'check', '--data', out)}")
+        raise UserError(
+            f"--out {out} holds finished slices and is left alone: choose another, or look at them with "
+            f"{shell('python', 'dataset.py', 'check', '--data', out)}"
+        )
 
 
 def _rows_so_far(out, settings):
@@ -118,8 +125,9 @@ def _rows_so_far(out, settings):
     for name, value in json.loads(json.dumps(settings)).items():
         if earlier.get(name) != value:
             what = "of other scans or labels" if name == "scans" else f"with --{name.replace('_', '-')} {earlier[name]}"
-            raise UserError(f"--out {out} holds unfinished slices {what}: give the same flags to go on, or another "
-                            "--out")
+            raise UserError(
+                f"--out {out} holds unfinished slices {what}: give the same flags to go on, or another --out"
+            )
     if not (out / "manifest.csv").is_file():
         return {}
     with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
@@ -145,16 +153,25 @@ def _convert_all(root, out, scans, rows, options, workers):
     except KeyboardInterrupt:
         raise Interrupted(signal.SIGINT, "stopped: the same command goes on from there") from None
     except BrokenProcessPool:
-        raise UserError("a worker was killed, as the system does when memory is short: go on with the same command and "
-                        "fewer --workers") from None
+        raise UserError(
+            "a worker was killed, as the system does when memory is short: go on with the same command and "
+            "fewer --workers"
+        ) from None
     finally:
         _save_rows(out, rows)
 
 
 def _convert(root, out, options, scan):
     """Cut one scan and write its slices; its row of the manifest, which says why when it cannot be used."""
-    row = {"scan": scan.name, "subject": scan.subject, "label": scan.label, "source": scan.source, "status": FAILED,
-           "reason": "", **dict.fromkeys(FACTS, "")}
+    row = {
+        "scan": scan.name,
+        "subject": scan.subject,
+        "label": scan.label,
+        "source": scan.source,
+        "status": FAILED,
+        "reason": "",
+        **dict.fromkeys(FACTS, ""),
+    }
     try:
         images, heights, views, facts = cut(read_scan(root, scan), **options)
     except Exception as error:  # whatever a reader makes of broken bytes
@@ -179,13 +196,17 @@ def _contact_sheets(out, rows):
     """Three pictures of every scan that was cut: contact_sheet.png, contact_sheet_2.png …"""
     rows = [row for row in rows if row["status"] == DONE]
     for start in range(0, len(rows), SCANS_PER_SHEET):
-        some, views, captions = rows[start: start + SCANS_PER_SHEET], [], []
+        some, views, captions = rows[start : start + SCANS_PER_SHEET], [], []
         for row in some:
             with Image.open(out / ".views" / f"{row['scan']}.png") as picture:
                 stacked = np.asarray(picture)  # one view below the other
             views.append(stacked.reshape(3, -1, stacked.shape[1], 1))
             captions += [row["scan"][-24:], row["label"][-24:], row["brain"]]
         page = start // SCANS_PER_SHEET + 1
-        image_sheet(out / f"contact_sheet{'' if page == 1 else f'_{page}'}.png", np.concatenate(views),
-                    6 if len(some) > 1 else 3, captions=captions,
-                    title="middle slice and coronal view (left at the left), sagittal view (front at the right)")
+        image_sheet(
+            out / f"contact_sheet{'' if page == 1 else f'_{page}'}.png",
+            np.concatenate(views),
+            6 if len(some) > 1 else 3,
+            captions=captions,
+            title="middle slice and coronal view (left at the left), sagittal view (front at the right)",
+        )

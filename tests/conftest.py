@@ -9,8 +9,25 @@ from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PEOPLE, SLICES = 8, 4
-TINY = ["--preset", "smoke", "--vqvae-steps", "6", "--prior-steps", "6", "--prior-layers", "4", "--prior-width", "8",
-        "--vqvae-width", "8", "--image-size", "32", "40", "--batch-size", "4"]
+TINY = [
+    "--preset",
+    "smoke",
+    "--vqvae-steps",
+    "6",
+    "--prior-steps",
+    "6",
+    "--prior-layers",
+    "4",
+    "--prior-width",
+    "8",
+    "--vqvae-width",
+    "8",
+    "--image-size",
+    "32",
+    "40",
+    "--batch-size",
+    "4",
+]
 
 
 def make_slices(folder, people=PEOPLE, size=(40, 48), splits=("train",) * 6 + ("test",) * 2):

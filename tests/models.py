@@ -17,8 +17,9 @@ def randomise(model, scale=0.3, seed=0):
 
 
 def small_prior(grid=GRID, layers=4, vertical_width=4, **options):
-    return randomise(modules.GatedPixelCNN(grid, CODES, 2, 3, num_layers=layers, width=8,
-                                           vertical_width=vertical_width, **options))
+    return randomise(
+        modules.GatedPixelCNN(grid, CODES, 2, 3, num_layers=layers, width=8, vertical_width=vertical_width, **options)
+    )
 
 
 def small_vqvae(**options):
@@ -38,5 +39,9 @@ def ids(batch, value=1):
 
 
 def prior_batch(batch=3):
-    return {"codes": some_codes(batch), "label": ids(batch), "position": ids(batch, 2),
-            "augmentation": np.zeros((batch, 6), np.float32)}
+    return {
+        "codes": some_codes(batch),
+        "label": ids(batch),
+        "position": ids(batch, 2),
+        "augmentation": np.zeros((batch, 6), np.float32),
+    }

@@ -16,7 +16,7 @@ def save(path, image):
 def brain(index=0, height=24, width=20):
     """A grey rectangle on black, of a shade and place that tell the index."""
     image = np.zeros((height, width), np.uint8)
-    image[4 + index % 5: 16, 5: 15 - index % 3] = 100 + index
+    image[4 + index % 5 : 16, 5 : 15 - index % 3] = 100 + index
     return image
 
 

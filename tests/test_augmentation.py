@@ -27,8 +27,10 @@ def tf():
 
 def test_an_augmentation_does_not_depend_on_its_batch():
     rows = draw_augmentations(SEED, "train", 0, 12, flip=True, augmented=0.7)
-    parts = [draw_augmentations(SEED, "train", first, count, flip=True, augmented=0.7)
-             for first, count in ((0, 5), (5, 1), (6, 6))]
+    parts = [
+        draw_augmentations(SEED, "train", first, count, flip=True, augmented=0.7)
+        for first, count in ((0, 5), (5, 1), (6, 6))
+    ]
     assert np.array_equal(np.concatenate(parts), rows) and len(np.unique(rows[rows.any(axis=1)], axis=0)) > 4
     assert not np.array_equal(draw_augmentations(SEED + 1, "train", 0, 12), rows)
     assert not np.array_equal(draw_augmentations(SEED, "other", 0, 12), rows)
@@ -77,7 +79,7 @@ def test_augmentation_in_whole_pixels_moves_pixels_and_changes_none(tf):
     steps = np.round(drawn[:, 2:4] * SHIFT * [32, 40]).astype(int)
     assert len(np.unique(steps, axis=0)) > 3
     for image, seen, (down, right) in zip(noise, moved, steps, strict=True):
-        expected = image[16 - down: 48 - down, 14 - right: 54 - right] / np.float32(255)
+        expected = image[16 - down : 48 - down, 14 - right : 54 - right] / np.float32(255)
         assert np.array_equal(seen, expected)
 
 

@@ -128,12 +128,15 @@ def test_anterior_is_at_the_top(full_size):
     z = round(cohort.TOP - cohort.BELOW_TOP / 0.845) + cohort.ORIGIN[2] - start[2]
     y, x = cohort.ORIGIN[1] + cohort.CENTRE[1] - start[1], cohort.ORIGIN[0] - start[0]
     brain = cohort.template().brain[:, :, z]
-    template = np.stack([[brain[x + column, y + row] * cohort.template().t1[x + column, y + row, z]
-                          for column in range(-70, 71)] for row in range(88, -89, -1)])  # (177, 141)
+    template = np.stack(
+        [
+            [brain[x + column, y + row] * cohort.template().t1[x + column, y + row, z] for column in range(-70, 71)]
+            for row in range(88, -89, -1)
+        ]
+    )  # (177, 141)
     resized = Image.fromarray(template).resize((124, 156))
     picture = images[10][119 - 78 : 119 + 78, 127 - 62 : 127 + 62]
-    upright, flipped = (np.corrcoef(picture.ravel(), np.asarray(resized)[::step].ravel())[0, 1]
-                        for step in (1, -1))
+    upright, flipped = (np.corrcoef(picture.ravel(), np.asarray(resized)[::step].ravel())[0, 1] for step in (1, -1))
     assert upright > flipped + 0.1
 
 
@@ -189,8 +192,10 @@ def test_anything_else_in_the_folder_is_refused(tmp_path, name):
     assert contents(tmp_path) == {f"demo/{name}": b'{"name": "mine"}'}
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((3, 0, SIZE), "at least 4 people"), ((4, 0, (31, 64)), "at least 32 pixels"), ((4, -1, SIZE), "seed")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((3, 0, SIZE), "at least 4 people"), ((4, 0, (31, 64)), "at least 32 pixels"), ((4, -1, SIZE), "seed")],
+)
 def test_arguments_out_of_range_are_refused(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         cohort.make_cohort(tmp_path / "demo", *arguments)
@@ -212,13 +217,15 @@ def test_without_nilearn_the_user_is_told_what_to_install(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("failure", "raised"), [
-    (KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left"), UserError)])
+@pytest.mark.parametrize(
+    ("failure", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left"), UserError)]
+)
 def test_a_failure_midway_leaves_nothing(tmp_path, monkeypatch, failure, raised):
     def fail(*person):
         raise failure
 
     monkeypatch.setattr(cohort, "fingerprint", fail)
+
     def write(folder, *rest):
         (folder / "train/AD/1_1.png").write_bytes(b"")
         return {"subject": "1"}

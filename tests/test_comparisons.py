@@ -38,8 +38,10 @@ def test_the_temperatures_include_plain_sampling(run_predict, plain):
     table = pd.read_csv(out / "samples.csv")
     assert sorted(set(table["temperature"])) == list(TEMPERATURES)
     assert [(out / file).read_bytes() for file in table["file"][table["temperature"] == 1]] == plain[:2]
-    likeliest, rarest = (table[table["temperature"] == value]["log_likelihood_bits"].mean()
-                         for value in (min(TEMPERATURES), max(TEMPERATURES)))
+    likeliest, rarest = (
+        table[table["temperature"] == value]["log_likelihood_bits"].mean()
+        for value in (min(TEMPERATURES), max(TEMPERATURES))
+    )
     assert likeliest > rarest
 
 

@@ -59,12 +59,22 @@ def draws_of_the_first_row(prior, known, draw, count=4000):
 
 def test_completions_have_the_distribution_that_all_kept_codes_leave():
     prior, known = tiny_prior(), np.array([2, 0])
-    counts, expected = draws_of_the_first_row(prior, known, lambda codes, keep: completion.complete_codes(
-        prior, codes, keep, columns(len(codes)), 0, "test", 0))
+    counts, expected = draws_of_the_first_row(
+        prior,
+        known,
+        lambda codes, keep: completion.complete_codes(prior, codes, keep, columns(len(codes)), 0, "test", 0),
+    )
     assert stats.chisquare(counts, expected).pvalue > 0.01
-    raster = draws_of_the_first_row(prior, known, lambda codes, keep: prior.sample(
-        np.random.default_rng(0).random(codes.shape, np.float32), *columns(len(codes)).values(), known=codes,
-        mask=keep)[0].numpy())[0]
+    raster = draws_of_the_first_row(
+        prior,
+        known,
+        lambda codes, keep: prior.sample(
+            np.random.default_rng(0).random(codes.shape, np.float32),
+            *columns(len(codes)).values(),
+            known=codes,
+            mask=keep,
+        )[0].numpy(),
+    )[0]
     assert stats.chisquare(raster, expected).pvalue < 1e-6  # what does not look ahead is told from it
 
 
@@ -79,8 +89,13 @@ def test_a_redraw_leaves_the_conditional_distribution_as_it_is(cells):
         start = grids[random.choice(9, count, p=joint / joint.sum())]  # exact draws
         redrawn = np.zeros_like(keep)
         redrawn[:, *zip(*cells, strict=True)] = True
-        return prior.redraw(start, redrawn, random.random((count, 3, 2, 2), np.float32),
-                            random.random(count, np.float32), *columns(count).values()).numpy()
+        return prior.redraw(
+            start,
+            redrawn,
+            random.random((count, 3, 2, 2), np.float32),
+            random.random(count, np.float32),
+            *columns(count).values(),
+        ).numpy()
 
     assert stats.chisquare(*draws_of_the_first_row(prior, np.array([1, 1]), draw)).pvalue > 0.01
 
@@ -102,8 +117,10 @@ def test_a_grid_is_completed_alike_in_any_company(larger_prior):
     codes, keep = random.integers(0, 7, (8, 5, 4)).astype(np.int32), random.random((8, 5, 4)) < 0.5
     others, other_keep = codes.copy(), keep.copy()
     others[[0, 1, 3]], other_keep[[0, 1, 3]] = 0, True
-    drawn, beside = (completion.complete_codes(larger_prior, *pair, columns(8), 0, "test", 16)
-                     for pair in ((codes, keep), (others, other_keep)))
+    drawn, beside = (
+        completion.complete_codes(larger_prior, *pair, columns(8), 0, "test", 16)
+        for pair in ((codes, keep), (others, other_keep))
+    )
     assert np.array_equal(np.delete(drawn, [0, 1, 3], axis=0), np.delete(beside, [0, 1, 3], axis=0))
 
 
@@ -127,7 +144,7 @@ def test_tiles_cover_every_cell_in_every_sweep():
     unknown = np.random.default_rng(0).random((2, 9, 7)) < 0.5
     steps = list(completion.gibbs_cells(unknown, 4))
     assert np.array_equal(steps[0], unknown)
-    covered = np.sum(steps[completion.WHOLE_STEPS:], axis=0)
+    covered = np.sum(steps[completion.WHOLE_STEPS :], axis=0)
     assert np.array_equal(covered, completion.SWEEPS * unknown)
 
 
@@ -143,8 +160,12 @@ def test_a_code_is_kept_when_its_whole_patch_is():
 
 
 def test_completion_i_depends_on_the_seed_and_i_alone(run_predict, slice_path, capsys):
-    few, many, other = (run_predict("complete", slice_path, "--keep", "top", "--num-images", count, "--seed", seed,
-                                    out=f"{count}-{seed}") for count, seed in ((2, 0), (9, 0), (2, 1)))
+    few, many, other = (
+        run_predict(
+            "complete", slice_path, "--keep", "top", "--num-images", count, "--seed", seed, out=f"{count}-{seed}"
+        )
+        for count, seed in ((2, 0), (9, 0), (2, 1))
+    )
     assert "drawn exactly" in capsys.readouterr().out
     names = [f"completion_{i:05d}.png" for i in range(9)]
     assert {path.name for path in many.iterdir()} == {*names, "alternatives.png", "spread.png", "completions.csv"}
@@ -158,10 +179,12 @@ def test_completion_i_depends_on_the_seed_and_i_alone(run_predict, slice_path, c
 
 def test_the_call_writes_what_the_script_writes(run_predict, finished_run, slice_path, tmp_path):
     written = run_predict("complete", slice_path, "--keep", "top", "--num-images", 2, "--temperature", 0.9, "--paste")
-    out = completion.complete(Run(finished_run), slice_path, num_images=2, temperature=0.9, paste=True,
-                              out=tmp_path / "call")
+    out = completion.complete(
+        Run(finished_run), slice_path, num_images=2, temperature=0.9, paste=True, out=tmp_path / "call"
+    )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
-        path.name: path.read_bytes() for path in written.iterdir()}
+        path.name: path.read_bytes() for path in written.iterdir()
+    }
 
 
 def test_what_raster_order_cannot_condition_on_is_approximate_and_says_so(run_predict, slice_path, capsys):
@@ -185,8 +208,10 @@ def test_paste_puts_the_original_back_where_it_is_kept_and_nowhere_else(run_pred
     mask[28:, :40] = 0
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = "complete", slice_path, "--keep", tmp_path / "mask.png", "--num-images", 2
-    plain, pasted = image(run_predict(*words) / "completion_00000.png"), \
-        image(run_predict(*words, "--paste", out="pasted") / "completion_00000.png")
+    plain, pasted = (
+        image(run_predict(*words) / "completion_00000.png"),
+        image(run_predict(*words, "--paste", out="pasted") / "completion_00000.png"),
+    )
     original = load_images(slice_path.parent, [slice_path.name], (32, 40)).images[0, ..., 0]
     kept = load_mask(tmp_path / "mask.png", slice_path, (32, 40))
     assert 0 < kept.sum() < kept.size
@@ -203,32 +228,40 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
     assert not kept[:14, 14:26].any() and kept[18:, 14:26].all()
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["complete", "nowhere.png", "--keep", "top"], "there is no slice nowhere.png"),
-    (["complete", "slice.png"], "required: --keep"),
-    (["complete", "slice.png", "--keep", "top", "--num-images", "1"], "needs --num-images 2 or more"),
-    (["complete", "slice.png", "--keep", "nowhere.png"], "the mask nowhere.png cannot be read"),
-    (["complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
-    (["complete", "slice.png", "--keep", "black.png"], "keeps no patch of 8x8 pixels"),
-    (["complete", "text.png", "--keep", "top"], "no readable image"),
-    (["complete", "slice.png", "--keep", "left", "--top-k", "3"], "needs Gibbs sweeps, which know no"),
-    (["complete", "slice.png", "--keep", "top", "--label", "MCI"], "unknown --label MCI"),
-    (["complete", "slice.png", "--keep", "top", "--heal"],
-     "--heal is no flag of python predict.py complete, but of python predict.py score"),
-    (["complete", "slice.png", "--keep", "top", "--shard", "1/2"], "--shard is no flag of python predict.py complete"),
-    (["interpolate", "--format", "nifti"], "--format is no flag of python predict.py interpolate"),
-    (["--keep", "top"], "--keep is no flag of python predict.py, but of python predict.py complete"),
-    (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),
-    (["score", "nowhere"], "nowhere does not exist"),
-    (["score", "empty"], "no PNG or JPEG"),
-    (["score", ".", "--position", "4"], "unknown --position 4"),
-    (["score", ".", "--data", "nowhere"], "the run's data nowhere is not there"),
-    (["score", ".", "--num-images", "3"], "--num-images is no flag of python predict.py score"),
-    (["vary", "label", "--label", "AD"], "--label does not go with varying the label"),
-    (["vary", "position", "--position", "1"], "--position does not go with varying the position"),
-    (["vary", "temperature", "--temperature", "2"], "--temperature does not go with varying the temperature"),
-    (["interpolate", "--num-images", "2"], "--num-images 3 or more"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["complete", "nowhere.png", "--keep", "top"], "there is no slice nowhere.png"),
+        (["complete", "slice.png"], "required: --keep"),
+        (["complete", "slice.png", "--keep", "top", "--num-images", "1"], "needs --num-images 2 or more"),
+        (["complete", "slice.png", "--keep", "nowhere.png"], "the mask nowhere.png cannot be read"),
+        (["complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
+        (["complete", "slice.png", "--keep", "black.png"], "keeps no patch of 8x8 pixels"),
+        (["complete", "text.png", "--keep", "top"], "no readable image"),
+        (["complete", "slice.png", "--keep", "left", "--top-k", "3"], "needs Gibbs sweeps, which know no"),
+        (["complete", "slice.png", "--keep", "top", "--label", "MCI"], "unknown --label MCI"),
+        (
+            ["complete", "slice.png", "--keep", "top", "--heal"],
+            "--heal is no flag of python predict.py complete, but of python predict.py score",
+        ),
+        (
+            ["complete", "slice.png", "--keep", "top", "--shard", "1/2"],
+            "--shard is no flag of python predict.py complete",
+        ),
+        (["interpolate", "--format", "nifti"], "--format is no flag of python predict.py interpolate"),
+        (["--keep", "top"], "--keep is no flag of python predict.py, but of python predict.py complete"),
+        (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),
+        (["score", "nowhere"], "nowhere does not exist"),
+        (["score", "empty"], "no PNG or JPEG"),
+        (["score", ".", "--position", "4"], "unknown --position 4"),
+        (["score", ".", "--data", "nowhere"], "the run's data nowhere is not there"),
+        (["score", ".", "--num-images", "3"], "--num-images is no flag of python predict.py score"),
+        (["vary", "label", "--label", "AD"], "--label does not go with varying the label"),
+        (["vary", "position", "--position", "1"], "--position does not go with varying the position"),
+        (["vary", "temperature", "--temperature", "2"], "--temperature does not go with varying the temperature"),
+        (["interpolate", "--num-images", "2"], "--num-images 3 or more"),
+    ],
+)
 def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, finished_run, slice_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(slice_path, "slice.png")

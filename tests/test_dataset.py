@@ -65,8 +65,9 @@ def test_the_parts_of_a_batch_make_the_whole(tf, feed):
 def test_every_epoch_covers_every_slice_once_in_a_new_order(tf, feed):
     seen = np.concatenate([batch["position"] for batch in take(feed(), 7)]).reshape(3, 7)  # 3 epochs
     assert (np.sort(seen) == np.arange(7)).all()
-    assert all((row == random_generator(SEED, "train order", epoch).permutation(7)).all()
-               for epoch, row in enumerate(seen))
+    assert all(
+        (row == random_generator(SEED, "train order", epoch).permutation(7)).all() for epoch, row in enumerate(seen)
+    )
     assert len({tuple(row) for row in seen}) == 3
 
 
@@ -137,11 +138,23 @@ def test_check_takes_mixed_sizes_only_with_a_size_and_writes_nothing_when_it_fai
     assert "4 of 20x24, 1 of 30x24; used at 20x24" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [
-    [], ["--data", "x", "--demo", "y"], ["--data", "."], ["check"], ["check", "--data", "missing"],
-    ["check", "--data", ".", "--seed", "-1"], ["check", "--data", ".", "--out", "sheet.jpg"],
-    ["check", "--data", ".", "--image-size", "1", "1"], ["check", "--data", ".", "--people", "5"],
-    ["cut", "--volumes", "."], ["demo", "--people", "3"], ["make", "--people", "4"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--data", "x", "--demo", "y"],
+        ["--data", "."],
+        ["check"],
+        ["check", "--data", "missing"],
+        ["check", "--data", ".", "--seed", "-1"],
+        ["check", "--data", ".", "--out", "sheet.jpg"],
+        ["check", "--data", ".", "--image-size", "1", "1"],
+        ["check", "--data", ".", "--people", "5"],
+        ["cut", "--volumes", "."],
+        ["demo", "--people", "3"],
+        ["make", "--people", "4"],
+    ],
+)
 def test_wrong_flags_are_a_user_error(tmp_path, monkeypatch, argv):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
@@ -157,16 +170,21 @@ def test_demo_asks_for_the_cohort_of_the_flags(monkeypatch, tmp_path):
     dataset.main(["demo", "--out", str(tmp_path), "--people", "5", "--seed", "2", "--image-size", "60", "64"])
     dataset.main(["demo", "--out", str(tmp_path)])
     dataset.main(["demo", "--image-size", "120", "128"])
-    assert asked == [(tmp_path, 5, 2, (60, 64)), (tmp_path, 100, 0, (240, 256)),
-                     (Path("data/demo-100-120x128-seed0"), 100, 0, (120, 128))]
+    assert asked == [
+        (tmp_path, 5, 2, (60, 64)),
+        (tmp_path, 100, 0, (240, 256)),
+        (Path("data/demo-100-120x128-seed0"), 100, 0, (120, 128)),
+    ]
 
 
 def test_help_loads_nothing_heavy_and_a_mistake_has_status_2():
     root = Path(dataset.__file__).parent
-    code = ("import runpy, sys\ntry:\n    runpy.run_path('dataset.py', run_name='__main__')\n"
-            "except SystemExit as end:\n"
-            "    heavy = {'numpy', 'pandas', 'tensorflow', 'scipy', 'PIL'} & set(sys.modules)\n"
-            "    sys.exit(f'loaded {heavy}' if heavy else end.code)")
+    code = (
+        "import runpy, sys\ntry:\n    runpy.run_path('dataset.py', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'numpy', 'pandas', 'tensorflow', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "    sys.exit(f'loaded {heavy}' if heavy else end.code)"
+    )
     for argv, status in ((["--help"], 0), (["check", "--help"], 0), (["check", "--nonsense"], 2)):
         done = subprocess.run([sys.executable, "-c", code, *argv], cwd=root, capture_output=True, text=True)
         assert done.returncode == status, done.stderr

@@ -27,12 +27,15 @@ def no_cluster(monkeypatch):
 # ---- who is who -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cluster", "task", "place"), [
-    ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 0}, (0, 2)),
-    ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": "1"}, (1, 2)),
-    ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "chief", "index": 0}, (0, 3)),
-    ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "worker", "index": 1}, (2, 3)),
-])
+@pytest.mark.parametrize(
+    ("cluster", "task", "place"),
+    [
+        ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 0}, (0, 2)),
+        ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": "1"}, (1, 2)),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "chief", "index": 0}, (0, 3)),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "worker", "index": 1}, (2, 3)),
+    ],
+)
 def test_place_among_the_workers(cluster, task, place, no_cluster):
     no_cluster.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     assert cluster_task() == place
@@ -44,11 +47,19 @@ def test_place_among_the_workers_of_slurm(no_cluster):
     assert cluster_task() == (3, 4)
 
 
-@pytest.mark.parametrize("described", [
-    None, "", "{", "[]", "{}", '{"cluster": {"worker": ["a:1"]}}',
-    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-    '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
-])
+@pytest.mark.parametrize(
+    "described",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+)
 def test_a_cluster_that_is_none_is_one_sentence(described, no_cluster):
     if described is not None:
         no_cluster.setenv("TF_CONFIG", described)
@@ -112,8 +123,10 @@ sys.path.insert(0, {str(ROOT)!r})
 import train
 train.main(["--distribute", "mirrored", *sys.argv[1:]])
 """
-    for stage, flags in (("vqvae", ["--data", str(slices_folder), "--stage", "vqvae", *FEW]),
-                         ("prior", ["--vqvae", str(alone)])):
+    for stage, flags in (
+        ("vqvae", ["--data", str(slices_folder), "--stage", "vqvae", *FEW]),
+        ("prior", ["--vqvae", str(alone)]),
+    ):
         run = tmp_path / stage
         done = subprocess.run([sys.executable, "-c", code, *flags, "--run", str(run)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -51,16 +51,17 @@ def test_evaluation_of_a_tiny_run(evaluated):
     check_metrics({name: value for name, value in measured.items() if name != "commit"})
     assert measured["split"] == "validation" and "n = 2 people: exploratory" in measured["notes"]
     for section, keys in {
-            "reconstruction": "ssim psnr mae ms_ssim ssim_brain psnr_brain mae_brain spectrum_gap frc_resolution "
-                              "tissue_dice ssim_brain_sd",
-            "rate": "bits_per_image bits_per_image_unigram bits_per_image_prior",
-            "codebook": "perplexity perplexity_brain used_fraction largest_share",
-            "prior": "bits_per_code_train bits_per_code_validation bits_per_code_test uniform_bits_per_code "
-                     "unigram_bits_per_code positional_bits_per_code positional_bits_per_code_brain bits_per_pixel",
-            "samples": "frechet frechet_real kid c2st patches precision recall density coverage diversity "
-                       "diversity_reconstruction anatomy frechet_null frechet_positional frechet_gaussian",
-            "memorisation": "audit_false_alarm copies_fraction copies_local people_copied nn_ratio membership_auc",
-            "usefulness": "auc_real auc_samples auc_both"}.items():
+        "reconstruction": "ssim psnr mae ms_ssim ssim_brain psnr_brain mae_brain spectrum_gap frc_resolution "
+        "tissue_dice ssim_brain_sd",
+        "rate": "bits_per_image bits_per_image_unigram bits_per_image_prior",
+        "codebook": "perplexity perplexity_brain used_fraction largest_share",
+        "prior": "bits_per_code_train bits_per_code_validation bits_per_code_test uniform_bits_per_code "
+        "unigram_bits_per_code positional_bits_per_code positional_bits_per_code_brain bits_per_pixel",
+        "samples": "frechet frechet_real kid c2st patches precision recall density coverage diversity "
+        "diversity_reconstruction anatomy frechet_null frechet_positional frechet_gaussian",
+        "memorisation": "audit_false_alarm copies_fraction copies_local people_copied nn_ratio membership_auc",
+        "usefulness": "auc_real auc_samples auc_both",
+    }.items():
         assert set(keys.split()) <= set(measured[section]), section
     assert not (evaluated / "test_looks.csv").exists()
     assert "not yet measured" not in (evaluated / "MODEL_CARD.md").read_text()
@@ -137,7 +138,8 @@ def test_metadata_is_joined_by_image_where_people_are_image_ids(tmp_path):
     slices = pd.DataFrame({"subject": ["1", "2", "3"], "split": ["train", "train", "test"]})
     run = SimpleNamespace(slices=slices, config={"metadata": None})
     pd.DataFrame({"Image Data ID": ["I1", "I2", "I9"], "Subject": ["002_S_1", "005_S_2", "002_S_1"]}).to_csv(
-        tmp_path / "adni.csv", index=False)
+        tmp_path / "adni.csv", index=False
+    )
     table = read_metadata(tmp_path / "adni.csv", run)
     assert list(table["subject"]) == ["1", "2"] and list(table["site"]) == ["002", "005"]
     assert read_metadata(None, run) is None
@@ -152,8 +154,16 @@ def test_report_is_one_file_and_marked(evaluated):
     page = (evaluated / "report.html").read_text()
     assert "contains participants" in page and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page and "<script" not in page and "<link" not in page
-    for name in ("reconstructions", "samples_by_position", "nearest_neighbours", "null_bands", "spectrum", "bits_map",
-                 "learning_curves", "codebook"):
+    for name in (
+        "reconstructions",
+        "samples_by_position",
+        "nearest_neighbours",
+        "null_bands",
+        "spectrum",
+        "bits_map",
+        "learning_curves",
+        "codebook",
+    ):
         image = np.asarray(Image.open(evaluated / "figures" / f"{name}.png").convert("L"))
         assert image.std() > 5, name
 
@@ -161,14 +171,34 @@ def test_report_is_one_file_and_marked(evaluated):
 @pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="there is no browser")
 def test_report_in_a_headless_browser(evaluated, tmp_path):
     browser, picture = shutil.which("chromium") or shutil.which("google-chrome"), tmp_path / "page.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={picture}",
-               "--window-size=420,2400", f"--user-data-dir={tmp_path}", f"file://{evaluated / 'report.html'}"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--screenshot={picture}",
+        "--window-size=420,2400",
+        f"--user-data-dir={tmp_path}",
+        f"file://{evaluated / 'report.html'}",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     page = np.asarray(Image.open(picture).convert("L"))
     assert page.shape[1] == 420 and (page < 100).any() and (page > 250).any()
-    dumped = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
-                             "--dump-dom", f"file://{evaluated / 'report.html'}"], check=True, capture_output=True,
-                            text=True, timeout=60).stdout
+    dumped = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            f"file://{evaluated / 'report.html'}",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
     assert dumped.count("<img") == 8 and "All numbers" in dumped
 
 
@@ -222,37 +252,54 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
 
     slices_folder = make_slices(tmp_path / "slices", size=(32, 40))
     predict.main(["--run", str(finished_run), "--num-images", "8", "--out", str(tmp_path / "samples")])
-    evaluate.main(["folder", str(tmp_path / "samples"), "--real", str(slices_folder / "test"),
-                   "--train", str(slices_folder / "train"), "--out", str(tmp_path / "out")])
+    evaluate.main(
+        [
+            "folder",
+            str(tmp_path / "samples"),
+            "--real",
+            str(slices_folder / "test"),
+            "--train",
+            str(slices_folder / "train"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert not any("unknown" in note for note in json.loads((tmp_path / "out/metrics.json").read_text())["notes"])
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--run", "nowhere"], "there is no run at"),
-    (["--real", "a"], "--real is no flag of python evaluate.py, but of python evaluate.py folder"),
-    (["folder", "a"], "required: --real"),
-    (["compare", "one"], "two runs or more"),
-    (["--compare", "a", "b"], "the command is python evaluate.py compare"),
-    (["folder", "nowhere", "--real", "nowhere"], "does not exist"),
-    (["folder", "{empty}", "--real", "{data}"], "no PNG or JPEG image"),
-    (["folder", "{other_size}", "--real", "{data}/test"], "different sizes"),
-    (["folder", "{data}/test", "--real", "{data}/test", "--train", "{data}"], "share 2 people"),
-    (["folder", "{data}/test", "--real", "{data}/train/AD/one"], "does not exist"),
-    (["compare", "{run}", "{run}"], "has no metrics.json"),
-    (["compare", "a", "b", "--quick"], "--quick is no flag of python evaluate.py compare"),
-    (["--run", "a", "--out", "b"], "--out is no flag of python evaluate.py, but"),
-    (["folder", "a", "--real", "b", "--shareable"], "--shareable needs --train"),
-    (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "nothing.csv cannot be read"),
-    (["--run", "{run}", "--features", "inception", "--num-samples", "20"], "needs 2,048 images"),
-    (["--run", "{run}", "--features", "nothing.npy", "--num-samples", "20"], "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--run", "nowhere"], "there is no run at"),
+        (["--real", "a"], "--real is no flag of python evaluate.py, but of python evaluate.py folder"),
+        (["folder", "a"], "required: --real"),
+        (["compare", "one"], "two runs or more"),
+        (["--compare", "a", "b"], "the command is python evaluate.py compare"),
+        (["folder", "nowhere", "--real", "nowhere"], "does not exist"),
+        (["folder", "{empty}", "--real", "{data}"], "no PNG or JPEG image"),
+        (["folder", "{other_size}", "--real", "{data}/test"], "different sizes"),
+        (["folder", "{data}/test", "--real", "{data}/test", "--train", "{data}"], "share 2 people"),
+        (["folder", "{data}/test", "--real", "{data}/train/AD/one"], "does not exist"),
+        (["compare", "{run}", "{run}"], "has no metrics.json"),
+        (["compare", "a", "b", "--quick"], "--quick is no flag of python evaluate.py compare"),
+        (["--run", "a", "--out", "b"], "--out is no flag of python evaluate.py, but"),
+        (["folder", "a", "--real", "b", "--shareable"], "--shareable needs --train"),
+        (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "nothing.csv cannot be read"),
+        (["--run", "{run}", "--features", "inception", "--num-samples", "20"], "needs 2,048 images"),
+        (["--run", "{run}", "--features", "nothing.npy", "--num-samples", "20"], "cannot be read"),
+    ],
+)
 def test_mistakes_are_one_sentence(flags, sentence, finished_run, evaluated, slices_folder, tmp_path, monkeypatch):
     run = tmp_path / "copy"
     shutil.copytree(finished_run, run)
     shutil.copytree(evaluated / "cache", run / "cache")  # for those that are found late
     (tmp_path / "empty").mkdir()
-    places = {"data": slices_folder, "run": run, "empty": tmp_path / "empty",
-              "other_size": save(tmp_path / "other", brains(3))}
+    places = {
+        "data": slices_folder,
+        "run": run,
+        "empty": tmp_path / "empty",
+        "other_size": save(tmp_path / "other", brains(3)),
+    }
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=sentence) as raised:
         evaluate.main([flag.format(**places) for flag in flags])

@@ -36,8 +36,12 @@ def png_chunk(kind, content):
 def bomb(width, height):
     """A few hundred bytes that claim to be a grey PNG of this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
-            + png_chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def save(path, image, **options):
@@ -135,7 +139,7 @@ def test_bytes_overwritten_anywhere_in_a_file_never_crash(tmp_path_factory, junk
     save(folder / "1_1.png", grey())
     save(folder / f"1_2{suffix}", grey())
     content = bytearray((folder / f"1_2{suffix}").read_bytes())
-    content[place: place + len(junk)] = junk
+    content[place : place + len(junk)] = junk
     (folder / f"1_2{suffix}").write_bytes(content)
     loaded = load_images(folder, ["1_1.png", f"1_2{suffix}"], SIZE)
     assert len(loaded.paths) + len(loaded.problems) == 2 and "1_1.png" in loaded.paths
@@ -170,12 +174,17 @@ def test_the_same_image_in_two_splits_is_told_whatever_its_name_and_format(tmp_p
 
 # ---- names, splits, index: properties -----------------------------------------------------------
 
-SUBJECTS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/"), min_size=1,
-                   max_size=12)
+SUBJECTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/"), min_size=1, max_size=12
+)
 
 
-@given(SUBJECTS, st.integers(0, 10**9 - 1), st.sampled_from(("_", "-", "_slice_", "-slice-")),
-       st.sampled_from((".png", ".PNG", ".jpeg", ".jpg", ".nii.png")))
+@given(
+    SUBJECTS,
+    st.integers(0, 10**9 - 1),
+    st.sampled_from(("_", "-", "_slice_", "-slice-")),
+    st.sampled_from((".png", ".PNG", ".jpeg", ".jpg", ".nii.png")),
+)
 def test_a_name_made_of_subject_and_slice_gives_them_back(subject, number, separator, suffix):
     match = re.search(NAME_PATTERN, f"{subject}{separator}{number}{suffix}", re.IGNORECASE)
     found = match["subject"], int(match["slice"])
@@ -217,8 +226,14 @@ def test_nobody_is_ever_in_two_splits_and_nothing_is_lost(slices, seed, random):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.tuples(st.integers(0, 9), st.integers(0, 30)), st.sampled_from(("train/AD", "test/NC", "")),
-                       min_size=1, max_size=30))
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 9), st.integers(0, 30)),
+        st.sampled_from(("train/AD", "test/NC", "")),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_every_file_is_in_the_index_once_and_positions_follow_the_numbers(tmp_path_factory, files):
     root = tmp_path_factory.mktemp("index")
     for (subject, number), folder in files.items():

@@ -25,7 +25,7 @@ def test_broken_files_are_skipped_named_and_counted(tmp_path, capsys):
     paths = good_files(tmp_path)
     save(tmp_path / "big_1.png", np.random.default_rng(0).integers(0, 256, (24, 20), dtype=np.uint8))
     whole = (tmp_path / "big_1.png").read_bytes()
-    (tmp_path / "0_7.png").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "0_7.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "2_7.png").write_text("no image")
     loaded = load_images(tmp_path, [*paths, "gone_1.png"])
     assert loaded.usable.tolist() == [False, True, False, True, False]
@@ -125,7 +125,7 @@ def test_crop_undoes_paste_and_paste_undoes_crop_inside_the_frame(box):
     assert crops.shape == (7, box.height, box.width, 1)
     pasted = paste(crops, box, (12, 10))
     inside = np.zeros((12, 10, 1), bool)
-    inside[max(box.top, 0):box.top + box.height, max(box.left, 0):box.left + box.width] = True
+    inside[max(box.top, 0) : box.top + box.height, max(box.left, 0) : box.left + box.width] = True
     assert np.array_equal(pasted, images * inside)
     assert np.array_equal(crop(pasted, box), crops)
     assert np.array_equal(crop(images[0], box), crops[0])

@@ -23,8 +23,11 @@ def touch(root, *names):
 
 def an_index(people, per_person=3, split="", label=None):
     """An index of made-up people: A and B by turns, unless ``label`` says otherwise."""
-    rows = [(f"{person}_{i}.png", str(person), i, i, label or "AB"[person % 2], split)
-            for person in range(people) for i in range(per_person)]
+    rows = [
+        (f"{person}_{i}.png", str(person), i, i, label or "AB"[person % 2], split)
+        for person in range(people)
+        for i in range(per_person)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -43,19 +46,28 @@ def test_adni_layout_in_any_letter_case(tmp_path, above):
     assert slices.drop(columns="position").values.tolist() == [
         [f"{above}TEST/ad/14_71.Jpg", "14", 71, "AD", "test"],
         [f"{above}train/AD/12_70.png", "12", 70, "AD", "train"],
-        [f"{above}train/NC/13_70.JPEG", "13", 70, "NC", "train"]]
+        [f"{above}train/NC/13_70.JPEG", "13", 70, "NC", "train"],
+    ]
     assert slices["slice"].dtype == slices["position"].dtype == np.int64
 
 
 def test_oasis_layout_leaves_out_segmentation_maps(tmp_path, capsys):
     above = "keras_png_slices_data/keras_png_slices"
-    touch(tmp_path, f"{above}_train/case_001_slice_0.nii.png", f"{above}_train/case_001_slice_12.nii.png",
-          f"{above}_validate/case_402_slice_0.nii.png", f"{above}_TEST/CASE_441_SLICE_3.NII.PNG",
-          f"{above}_seg_train/seg_001_slice_0.nii.png")
+    touch(
+        tmp_path,
+        f"{above}_train/case_001_slice_0.nii.png",
+        f"{above}_train/case_001_slice_12.nii.png",
+        f"{above}_validate/case_402_slice_0.nii.png",
+        f"{above}_TEST/CASE_441_SLICE_3.NII.PNG",
+        f"{above}_seg_train/seg_001_slice_0.nii.png",
+    )
     slices = find_slices(tmp_path)
     assert slices[["subject", "slice", "label", "split"]].values.tolist() == [
-        ["CASE_441", 3, "unlabelled", "test"], ["case_001", 0, "unlabelled", "train"],
-        ["case_001", 12, "unlabelled", "train"], ["case_402", 0, "unlabelled", "validation"]]
+        ["CASE_441", 3, "unlabelled", "test"],
+        ["case_001", 0, "unlabelled", "train"],
+        ["case_001", 12, "unlabelled", "train"],
+        ["case_402", 0, "unlabelled", "validation"],
+    ]
     assert "1 segmentation maps" in capsys.readouterr().err
 
 
@@ -89,8 +101,14 @@ def test_links_are_followed_but_never_twice(tmp_path):
 
 
 def test_position_is_the_rank_and_not_the_number(tmp_path):
-    touch(tmp_path, *(f"1_{number}.png" for number in (68, 9, 100, 70)), *(f"2_{number}.png" for number in range(4)),
-          *(f"3_{number}.png" for number in range(8)), "4_500.png", "4_600.png")
+    touch(
+        tmp_path,
+        *(f"1_{number}.png" for number in (68, 9, 100, 70)),
+        *(f"2_{number}.png" for number in range(4)),
+        *(f"3_{number}.png" for number in range(8)),
+        "4_500.png",
+        "4_600.png",
+    )
     slices = find_slices(tmp_path).set_index(["subject", "slice"])["position"]
     assert slices["1"].to_dict() == {9: 0, 68: 1, 70: 2, 100: 3}
     assert slices["3"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # P = 4, the commonest number of slices
@@ -98,8 +116,14 @@ def test_position_is_the_rank_and_not_the_number(tmp_path):
 
 
 def test_metadata_groups_scans_by_person_and_ranks_within_each_scan(tmp_path, capsys):
-    touch(tmp_path / "data", *(f"{scan}_{number}.png" for scan, first in ((11, 70), (12, 90), (13, 1))
-                               for number in range(first, first + 3)))
+    touch(
+        tmp_path / "data",
+        *(
+            f"{scan}_{number}.png"
+            for scan, first in ((11, 70), (12, 90), (13, 1))
+            for number in range(first, first + 3)
+        ),
+    )
     csv = tmp_path / "adni.csv"
     csv.write_text('"Image Data ID","Subject","Group"\n"I11","002_S_1","AD"\n"I12","002_S_1","AD"\n')
     slices = find_slices(tmp_path / "data", metadata=csv)
@@ -107,8 +131,9 @@ def test_metadata_groups_scans_by_person_and_ranks_within_each_scan(tmp_path, ca
     assert "1 of 3 image ids are not in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "Image Data ID,Subject\nI99,x\n", "", None,
-                                  "Image Data ID,Subject\nI1,x\nI1,y\n"])
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "Image Data ID,Subject\nI99,x\n", "", None, "Image Data ID,Subject\nI1,x\nI1,y\n"]
+)
 def test_metadata_that_does_not_fit_is_refused(tmp_path, text):
     touch(tmp_path / "data", "1_1.png")
     if text is not None:
@@ -124,8 +149,16 @@ def test_subject_pattern_overrides_and_leaves_out_what_it_does_not_match(tmp_pat
     assert "scout.png" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("pattern", ["(", r"(?P<subject>\d+)", r"(?P<subject>q)(?P<slice>q)",
-                                     r"(?P<subject>\d+)_(?P<slice>\w+)", r"(?P<slice>\d+)_(?P<subject>x)"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(",
+        r"(?P<subject>\d+)",
+        r"(?P<subject>q)(?P<slice>q)",
+        r"(?P<subject>\d+)_(?P<slice>\w+)",
+        r"(?P<slice>\d+)_(?P<subject>x)",
+    ],
+)
 def test_subject_pattern_that_does_not_fit_is_refused(tmp_path, pattern):
     touch(tmp_path, "12_3x.png", "9" * 30 + "_x.png")
     with pytest.raises(UserError, match="--subject-pattern"):
@@ -147,8 +180,9 @@ def test_carved_splits_share_nobody_and_are_stratified():
     slices = split_by_subject(an_index(40), SEED)
     assert slices.groupby("subject")["split"].nunique().eq(1).all()
     counts = slices.drop_duplicates("subject").groupby(["label", "split"]).size()
-    assert counts.to_dict() == {(label, split): count for label in "AB"
-                                for split, count in (("test", 4), ("train", 14), ("validation", 2))}
+    assert counts.to_dict() == {
+        (label, split): count for label in "AB" for split, count in (("test", 4), ("train", 14), ("validation", 2))
+    }
 
 
 def test_splits_depend_on_the_seed_and_not_on_the_order_of_the_rows():

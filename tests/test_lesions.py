@@ -29,8 +29,13 @@ def test_a_perfect_map_has_an_auc_of_one_and_a_constant_one_of_a_half():
     brain = np.ones((8, 8), bool)
     truth = np.zeros((1, 8, 8), bool)
     truth[0, 2:4, 2:4] = True
-    table = lesions.measure([lesions.Lesion(0, 3, "dark", "sharp")], ["p"], truth, {0: brain},
-                            {"perfect": truth.astype(float), "constant": np.zeros(truth.shape)})
+    table = lesions.measure(
+        [lesions.Lesion(0, 3, "dark", "sharp")],
+        ["p"],
+        truth,
+        {0: brain},
+        {"perfect": truth.astype(float), "constant": np.zeros(truth.shape)},
+    )
     assert list(table["auc"]) == [1, 0.5] and list(table["average_precision"]) == [1, 4 / 64]
 
 
@@ -45,8 +50,19 @@ def test_likelier_lesions_are_told():
 
 def test_lesions_of_the_tiny_run(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")  # the look at test people is noted in it
-    lesions.main(["--run", str(run), "--slices", "1", "--heal", "--out", str(tmp_path / "lesions.csv"),
-                  "--examples", str(tmp_path / "examples")])
+    lesions.main(
+        [
+            "--run",
+            str(run),
+            "--slices",
+            "1",
+            "--heal",
+            "--out",
+            str(tmp_path / "lesions.csv"),
+            "--examples",
+            str(tmp_path / "examples"),
+        ]
+    )
     table = pd.read_csv(tmp_path / "lesions.csv", dtype={"person": str})
     assert {"all", "106", "107"} == set(table["person"]) and set(table["radius"]) == {"all", "3", "6", "12"}
     assert set(table["map"]) >= {"z", "|z|", "reconstruction error", "slice - healed"}

@@ -33,9 +33,17 @@ def audit(measured, samples, codes=None):
     rows = random.integers(0, len(measured.training.images), 40)
     planted = measured.training.take(rows)
     planted.images, planted.person = shift_and_gain(planted.images, random), np.full(40, "planted")
-    return measure_memorisation(SimpleNamespace(
-        reference=measured.reference, pool=measured.pool, search=measured.training, codes=codes, planted=planted,
-        all_samples=samples), 0)
+    return measure_memorisation(
+        SimpleNamespace(
+            reference=measured.reference,
+            pool=measured.pool,
+            search=measured.training,
+            codes=codes,
+            planted=planted,
+            all_samples=samples,
+        ),
+        0,
+    )
 
 
 def test_one_per_cent_of_copies_among_a_thousand_samples_is_found():
@@ -76,8 +84,9 @@ def test_windows_of_codes():
 def labelled(people, seed, contrast):
     """Brains whose labels differ by brightness, or not."""
     images = brains(people, seed=seed, prefix=f"u{seed}-")
-    images.images = np.clip(images.images * np.where(images.label == 1, 1, 1 - contrast)[:, None, None], 0, 255
-                            ).astype(np.uint8)
+    images.images = np.clip(images.images * np.where(images.label == 1, 1, 1 - contrast)[:, None, None], 0, 255).astype(
+        np.uint8
+    )
     return images
 
 

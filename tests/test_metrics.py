@@ -33,8 +33,9 @@ def test_ssim_is_that_of_scikit_image_and_psnr_that_of_its_definition():
     random = np.random.default_rng(0)
     original, other = disc() * 0.7, np.clip(disc() * 0.7 + random.normal(0, 0.1, (40, 48)), 0, 1)
     measured = image_metrics(original, other)
-    expected = structural_similarity(original.astype(float), other, data_range=1, gaussian_weights=True, sigma=1.5,
-                                     use_sample_covariance=False)
+    expected = structural_similarity(
+        original.astype(float), other, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
     assert measured["ssim"] == pytest.approx(expected, abs=1e-6)
     assert measured["psnr"] == pytest.approx(10 * np.log10(1 / np.mean((original - other) ** 2)), abs=1e-4)
 
@@ -80,8 +81,10 @@ def test_unigram_cross_entropy_is_smoothed_by_one():
     assert unigram_bits_per_code(training, np.array([[[0, 1, 2, 3]]]), 4) == pytest.approx((1 + 2 + 3 + 3) / 4)
 
 
-@pytest.mark.parametrize(("count", "limit", "expected"), [(5, None, [0, 1, 2, 3, 4]), (5, 9, [0, 1, 2, 3, 4]),
-                                                          (5, 3, [0, 2, 4]), (100, 2, [0, 99])])
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"),
+    [(5, None, [0, 1, 2, 3, 4]), (5, 9, [0, 1, 2, 3, 4]), (5, 3, [0, 2, 4]), (100, 2, [0, 99])],
+)
 def test_evenly(count, limit, expected):
     assert list(evenly(np.arange(count), limit)) == expected
 
@@ -105,8 +108,9 @@ def test_details_of_identical_images():
 def test_ms_ssim_at_one_scale_is_ssim_and_takes_as_many_scales_as_fit():
     assert [ms_ssim_scales((side, 300)) for side in (11, 21, 22, 44, 176, 400)] == [1, 1, 2, 3, 5, 5]
     first, second = folds((20, 20)), folds((20, 20), seed=1)
-    expected = structural_similarity(first, second, data_range=1, gaussian_weights=True, sigma=1.5,
-                                     use_sample_covariance=False)
+    expected = structural_similarity(
+        first, second, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
     assert ms_ssim(first[None], second[None])[0] == pytest.approx(max(expected, 0), abs=1e-6)
 
 
@@ -133,8 +137,9 @@ def test_frc_resolution_is_where_the_noise_takes_over():
 def test_the_segmenter_finds_the_true_ventricles_of_simulated_people():
     overlap = []
     for person in range(200, 204):
-        images, ventricles = cohort.render(cohort.draw_person(5, person), cohort.template(),
-                                           random_generator(5, "cohort noise", person))
+        images, ventricles = cohort.render(
+            cohort.draw_person(5, person), cohort.template(), random_generator(5, "cohort noise", person)
+        )
         found, true = [], []
         for image, truth in zip(images[::3], ventricles[::3], strict=True):
             image = np.rint(image * 255) / 255

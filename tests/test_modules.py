@@ -168,11 +168,14 @@ def test_a_grid_depends_on_its_own_uniforms_alone():
 
 def test_label_position_and_augmentation_change_the_likelihood():
     prior, codes = small_prior(), some_codes(1)
-    bits = [float(prior.bits_per_code(codes, ids(1, label), ids(1, position))[0])
-            for label, position in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 3))]
+    bits = [
+        float(prior.bits_per_code(codes, ids(1, label), ids(1, position))[0])
+        for label, position in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 3))
+    ]
     assert len(set(bits)) == 5
-    plain, augmented = (prior.log_likelihood(codes, ids(1), ids(1), np.full((1, 6), value, np.float32)).numpy()
-                        for value in (0, 1))
+    plain, augmented = (
+        prior.log_likelihood(codes, ids(1), ids(1), np.full((1, 6), value, np.float32)).numpy() for value in (0, 1)
+    )
     assert np.array_equal(plain, prior.log_likelihood(codes, ids(1), ids(1)))
     assert not np.array_equal(plain, augmented)
 
@@ -180,8 +183,7 @@ def test_label_position_and_augmentation_change_the_likelihood():
 def test_dropout_is_a_function_of_the_seed_and_off_without_one():
     prior = small_prior(dropout=0.5)
     codes = some_codes(1)
-    runs = [prior(codes, ids(1), ids(1), seed=seed).numpy() for seed in ((0, 1), (0, 1),
-                                                                         (0, 2000), None, None)]
+    runs = [prior(codes, ids(1), ids(1), seed=seed).numpy() for seed in ((0, 1), (0, 1), (0, 2000), None, None)]
     assert np.array_equal(runs[0], runs[1]) and np.array_equal(runs[3], runs[4])
     assert not np.array_equal(runs[0], runs[2]) and not np.array_equal(runs[0], runs[3])
 
@@ -204,11 +206,21 @@ def test_impossible_codes_are_never_drawn():
 
 def test_top_k_and_top_p_keep_the_likeliest():
     logits = tf.constant(np.log([[0.1, 0.4, 0.2, 0.3]]), tf.float32)
-    kept = {name: list(np.isfinite(modules.truncate(logits, **option)[0].numpy()))
-            for name, option in {"k": {"top_k": 2}, "p": {"top_p": 0.65}, "tiny": {"top_p": 1e-3},
-                                 "all": {"top_p": 1.0, "top_k": 9}}.items()}
-    assert kept == {"k": [False, True, False, True], "p": [False, True, False, True],
-                    "tiny": [False, True, False, False], "all": [True] * 4}
+    kept = {
+        name: list(np.isfinite(modules.truncate(logits, **option)[0].numpy()))
+        for name, option in {
+            "k": {"top_k": 2},
+            "p": {"top_p": 0.65},
+            "tiny": {"top_p": 1e-3},
+            "all": {"top_p": 1.0, "top_k": 9},
+        }.items()
+    }
+    assert kept == {
+        "k": [False, True, False, True],
+        "p": [False, True, False, True],
+        "tiny": [False, True, False, False],
+        "all": [True] * 4,
+    }
 
 
 def test_a_low_temperature_takes_the_likeliest_code_every_time():
@@ -239,7 +251,9 @@ def test_sampling_is_float32_whatever_the_precision_of_training(tmp_path):
     prior = small_prior(dtype="mixed_bfloat16")
     save_model(prior, tmp_path / "prior.keras")
     uniforms = np.random.default_rng(0).random((2, *GRID), np.float32)
-    for trained, loaded in zip(prior.sample(uniforms, ids(2), ids(2)),
-                               keras.saving.load_model(tmp_path / "prior.keras").sample(uniforms, ids(2), ids(2)),
-                               strict=True):
+    for trained, loaded in zip(
+        prior.sample(uniforms, ids(2), ids(2)),
+        keras.saving.load_model(tmp_path / "prior.keras").sample(uniforms, ids(2), ids(2)),
+        strict=True,
+    ):
         assert np.array_equal(trained, loaded)

@@ -50,12 +50,37 @@ def test_a_value_that_is_none_is_refused_and_the_reason_says_what_is_meant(name)
 
 def test_every_option_that_is_not_hidden_has_a_flag_and_only_given_ones_are_options():
     options, about = train.parse_flags([])
-    assert options == {} and about == {"run": None, "preset": None, "stage": "all", "vqvae": None, "resume": None,
-                                       "dry_run": False}
-    given = ["--num-codes", "64", "--no-crop", "--nondeterministic", "--flip", "--image-size", "60", "64",
-             "--loss", "squared", "--augment", "0.5"]
-    assert train.parse_flags(given)[0] == {"num_codes": 64, "crop": False, "deterministic": False, "flip": True,
-                                           "image_size": [60, 64], "loss": "squared", "augment": 0.5}
+    assert options == {} and about == {
+        "run": None,
+        "preset": None,
+        "stage": "all",
+        "vqvae": None,
+        "resume": None,
+        "dry_run": False,
+    }
+    given = [
+        "--num-codes",
+        "64",
+        "--no-crop",
+        "--nondeterministic",
+        "--flip",
+        "--image-size",
+        "60",
+        "64",
+        "--loss",
+        "squared",
+        "--augment",
+        "0.5",
+    ]
+    assert train.parse_flags(given)[0] == {
+        "num_codes": 64,
+        "crop": False,
+        "deterministic": False,
+        "flip": True,
+        "image_size": [60, 64],
+        "loss": "squared",
+        "augment": 0.5,
+    }
     for name in names_of(hidden=True):
         with pytest.raises(UserError, match="unrecognized"):
             train.parse_flags([flag_of(name), "1"])

@@ -61,8 +61,16 @@ def test_the_page_of_a_reader_study_tells_nothing_and_loads_nothing(finished_run
     page = (study / "study.html").read_text()
     words = re.sub(r'base64,[^"]+', "", page)
     slices = pd.read_csv(finished_run / "slices.csv")
-    for secret in {*slices["subject"].astype(str), *slices["path"], *slices["label"], "validation", "seed", "http",
-                   str(finished_run), finished_run.name}:
+    for secret in {
+        *slices["subject"].astype(str),
+        *slices["path"],
+        *slices["label"],
+        "validation",
+        "seed",
+        "http",
+        str(finished_run),
+        finished_run.name,
+    }:
         assert not re.search(rf"\b{re.escape(secret)}\b", words), secret
     assert MARK in html.unescape(page)
     order = pd.read_csv(study / "key.csv")["truth"]
@@ -72,8 +80,10 @@ def test_the_page_of_a_reader_study_tells_nothing_and_loads_nothing(finished_run
 def test_a_reader_study_repeats_by_its_seed_and_the_mark_can_be_left_out(finished_run, study, tmp_path):
     for name, flags in (("same", ["--seed", "2", "--cc0"]), ("other", ["--seed", "3"])):
         predict.main(["reader-study", "4", "--run", str(finished_run), "--out", str(tmp_path / name), *flags])
-    pages = {name: (folder / "study.html").read_text() for name, folder in
-             {"first": study, "same": tmp_path / "same", "other": tmp_path / "other"}.items()}
+    pages = {
+        name: (folder / "study.html").read_text()
+        for name, folder in {"first": study, "same": tmp_path / "same", "other": tmp_path / "other"}.items()
+    }
     assert study_images(pages["first"]) == study_images(pages["same"]) != study_images(pages["other"])
     assert "<p class=mark>" in pages["other"] and "<p class=mark>" not in pages["same"]
     assert (study / "key.csv").read_text() == (tmp_path / "same" / "key.csv").read_text()
@@ -94,10 +104,22 @@ def test_a_reader_study_in_a_headless_browser(study, tmp_path):
     page = tmp_path / "study.html"
     page.write_text((study / "study.html").read_text().replace("</body>", robot + "</body>"))
     dumped = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}",
-         "--virtual-time-budget=3000", "--dump-dom", f"file://{page}"],
-        check=True, capture_output=True, text=True, timeout=60).stdout
-    saved = re.search("<pre id=\"saved\">(.*?)</pre>", dumped, re.S)[1]
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            f"file://{page}",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    saved = re.search('<pre id="saved">(.*?)</pre>', dumped, re.S)[1]
     answers = pd.read_csv(io.StringIO(saved))
     assert list(answers.columns) == ["study", "reader", "image", "answer", "seconds"]
     assert list(answers["answer"]) == ["real" if i % 3 else "sampled" for i in range(8)]
@@ -109,8 +131,15 @@ def write_answers(folder, right, wrong, study="abc"):
     count = right + wrong
     truth = ["real", "sampled"] * count
     key = pd.DataFrame({"study": "abc", "image": range(1, count + 2), "truth": truth[: count + 1]})
-    answers = pd.DataFrame({"study": study, "reader": "X", "image": range(1, count + 1),
-                            "answer": truth[:right] + truth[right + 1: count + 1], "seconds": 1.0})
+    answers = pd.DataFrame(
+        {
+            "study": study,
+            "reader": "X",
+            "image": range(1, count + 1),
+            "answer": truth[:right] + truth[right + 1 : count + 1],
+            "seconds": 1.0,
+        }
+    )
     key.to_csv(folder / "key.csv", index=False)
     answers.to_csv(folder / "answers.csv", index=False)
     return folder / "answers.csv"
@@ -127,17 +156,20 @@ def test_the_score_of_a_reader_has_wilson_s_interval(tmp_path, capsys):
     assert "1 of 41 images were not answered" in said
 
 
-@pytest.mark.parametrize(("spoil", "sentence"), [
-    (lambda folder: (folder / "key.csv").unlink(), "key.csv cannot be read"),
-    (lambda folder: (folder / "answers.csv").unlink(), "answers.csv cannot be read"),
-    (lambda folder: (folder / "answers.csv").write_text("a,b\n1,2\n"), "cannot be read as a table of study"),
-    (lambda folder: (folder / "answers.csv").write_text("study,image,answer\n"), "another study"),
-    (lambda folder: write_answers(folder, 2, 2, study="xyz"), "another study"),
-    (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,1,maybe\n"), "as the page wrote"),
-    (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,99,real\n"), "as the page wrote"),
-    (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,one,real\n"), "cannot be read"),
-    (lambda folder: (folder / "answers.csv").write_text("study,image,answer\n" + 2 * "abc,1,real\n"), "twice"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: (folder / "key.csv").unlink(), "key.csv cannot be read"),
+        (lambda folder: (folder / "answers.csv").unlink(), "answers.csv cannot be read"),
+        (lambda folder: (folder / "answers.csv").write_text("a,b\n1,2\n"), "cannot be read as a table of study"),
+        (lambda folder: (folder / "answers.csv").write_text("study,image,answer\n"), "another study"),
+        (lambda folder: write_answers(folder, 2, 2, study="xyz"), "another study"),
+        (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,1,maybe\n"), "as the page wrote"),
+        (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,99,real\n"), "as the page wrote"),
+        (lambda folder: (folder / "answers.csv").write_text("study,image,answer\nabc,one,real\n"), "cannot be read"),
+        (lambda folder: (folder / "answers.csv").write_text("study,image,answer\n" + 2 * "abc,1,real\n"), "twice"),
+    ],
+)
 def test_answers_that_cannot_be_scored_are_one_sentence(spoil, sentence, tmp_path):
     write_answers(tmp_path, 2, 2)
     spoil(tmp_path)
@@ -146,11 +178,14 @@ def test_answers_that_cannot_be_scored_are_one_sentence(spoil, sentence, tmp_pat
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["reader-study", "0"], "argument N: must be at least 1"),
-    (["reader-study", "9"], "8 usable slices of validation people, not 9"),
-    (["reader-study", "2", "--data", "nowhere"], "nowhere is not there: say where with --data"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["reader-study", "0"], "argument N: must be at least 1"),
+        (["reader-study", "9"], "8 usable slices of validation people, not 9"),
+        (["reader-study", "2", "--data", "nowhere"], "nowhere is not there: say where with --data"),
+    ],
+)
 def test_mistakes_leave_nothing(words, sentence, finished_run, tmp_path):
     with pytest.raises(UserError, match=sentence) as error:
         predict.main([*words, "--run", str(finished_run), "--out", str(tmp_path / "out")])

@@ -10,11 +10,27 @@ from report.page import write_report
 
 
 def test_shareable_report_has_no_participant_and_is_refused_with_copies(tmp_path):
-    metrics_of = {"run": "x", "split": "validation", "people": 9, "slices": 9, "date": "today", "command": "c",
-                  "seed": 0, "commit": None, "notes": [], "samples": {"anatomy": {}},
-                  "memorisation": {"verdict": "copies found"}}
-    sets = SimpleNamespace(originals=brains(3), reference=brains(3), samples=[brains(3)], all_samples=brains(3),
-                           search=brains(3), labels=["AD", "NC"])
+    metrics_of = {
+        "run": "x",
+        "split": "validation",
+        "people": 9,
+        "slices": 9,
+        "date": "today",
+        "command": "c",
+        "seed": 0,
+        "commit": None,
+        "notes": [],
+        "samples": {"anatomy": {}},
+        "memorisation": {"verdict": "copies found"},
+    }
+    sets = SimpleNamespace(
+        originals=brains(3),
+        reference=brains(3),
+        samples=[brains(3)],
+        all_samples=brains(3),
+        search=brains(3),
+        labels=["AD", "NC"],
+    )
     pictures = {"sets": sets, "neighbours": [(0, 1, 0.5)], "spectra": spectra_of(sets)}
     (tmp_path / "report_shareable.html").write_text("of an earlier evaluation")
     assert "share nothing" in write_report(tmp_path, {}, metrics_of, pictures, shareable=True)

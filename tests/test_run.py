@@ -1,5 +1,6 @@
 """A finished run as an object: what it gives, what predict.py gives, and how it refuses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,41 @@ def images(run):
 
 
 def test_it_is_opened_without_tensorflow(finished_run):
-    code = ("import sys; from sampling.run import Run; run = Run(sys.argv[1]); run.slices, run.box\n"
-            "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)")
+    code = (
+        "import sys; from sampling.run import Run; run = Run(sys.argv[1]); run.slices, run.box\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code, str(finished_run)], check=True, cwd=ROOT)
+
+
+MISTAKES = """
+import sys
+import predict
+from utils import UserError
+run, slice, folder = sys.argv[1:]
+for words in ("--label MCI", "--position 9", "--num-images 2 --shard 1/3", "--out .",
+              f"complete {slice} --keep nowhere.png",
+              f"complete {slice} --keep top --label MCI", "complete nowhere.png --keep top", "reconstruct nowhere",
+              f"score {folder} --data nowhere", f"score {folder} --position 9", "vary label --label AD",
+              "interpolate --num-images 2", "reader-study 99", "export ."):
+    try:
+        predict.main([*words.split(), "--run", run])
+    except UserError:
+        assert not {"tensorflow", "keras"} & set(sys.modules), words
+    else:
+        raise AssertionError(words)
+"""
+
+
+def test_mistakes_are_found_before_tensorflow_is_loaded(finished_run, slice_path, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    subprocess.run(
+        [sys.executable, "-c", MISTAKES, finished_run, slice_path, slice_path.parent],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_it_knows_its_run(run, finished_run):
@@ -57,12 +90,20 @@ def test_the_newest_finished_run_or_one_by_its_name_or_path(finished_run, tmp_pa
 # ---- samples ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "flags"), [
-    (dict(num_images=3, label="AD", position=2), "--num-images 3 --label AD --position 2"),
-    (dict(num_images=34, seed=5, temperature=0.8, top_k=9, top_p=0.7),
-     "--num-images 34 --seed 5 --temperature 0.8 --top-k 9 --top-p 0.7"),
-    (dict(num_images=40, label="none", position="none", shard=(2, 3)),
-     "--num-images 40 --label none --position none --shard 2/3")])
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        (dict(num_images=3, label="AD", position=2), "--num-images 3 --label AD --position 2"),
+        (
+            dict(num_images=34, seed=5, temperature=0.8, top_k=9, top_p=0.7),
+            "--num-images 34 --seed 5 --temperature 0.8 --top-k 9 --top-p 0.7",
+        ),
+        (
+            dict(num_images=40, label="none", position="none", shard=(2, 3)),
+            "--num-images 40 --label none --position none --shard 2/3",
+        ),
+    ],
+)
 def test_the_call_and_the_script_give_the_same_bytes(arguments, flags, run, run_predict):
     samples, out = run.sample(**arguments), run_predict(*flags.split())
     written = np.stack([np.asarray(Image.open(out / file)) for file in samples.table["file"]])
@@ -110,7 +151,8 @@ def test_encode_and_decode_are_the_models_with_the_crop_box_around_them(run, ima
     codes = run.encode(images)
     assert codes.dtype == np.int32 and codes.shape == (4, *run.code_grid)
     assert np.array_equal(codes, run.encode(images[..., 0])) and np.array_equal(
-        codes, encode_images(run.vqvae, images, run.box))
+        codes, encode_images(run.vqvae, images, run.box)
+    )
     assert np.array_equal(codes, run.vqvae.encode(crop(images, run.box).astype(np.float32) / 255))
     crops = to_bytes(np.asarray(run.vqvae.decode(codes)))
     assert np.array_equal(run.decode_crops(codes), crops)
@@ -148,34 +190,40 @@ def test_it_is_told_when_a_person_was_trained_on(run, capsys):
 # ---- mistakes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mistake", "sentence"), [
-    (lambda run: run.sample(2, label="MCI"), "unknown --label MCI: this run has AD, NC and none"),
-    (lambda run: run.sample(2, position=4), "unknown --position 4: this run has 0 to 3 and none"),
-    (lambda run: run.sample(0), "--num-images must be at least 1"),
-    (lambda run: run.sample(2, shard=(3, 3)), "2 images make 2 parts at most"),
-    (lambda run: run.encode(np.zeros((2, 9, 9), np.uint8)), "images must be uint8"),
-    (lambda run: run.encode(np.zeros((2, *run.frame))), "not float64"),
-    (lambda run: run.decode(np.zeros((2, 9, 9), int)), "codes must be whole numbers from 0 to 31"),
-    (lambda run: run.decode(np.full((1, *run.code_grid), 32)), "codes must be"),
-    (lambda run: run.bits(np.zeros((1, *run.code_grid), int), "MCI"), "unknown --label MCI"),
-    (lambda run: Run(run.folder, data="nowhere").needs_data(), "nowhere is not there: say where with --data"),
-    (lambda run: Run(run.folder, stage="vqvae").prior, "opened without its prior"),
-    (lambda run: Run("nothing"), "there is no run at"),
-])
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (lambda run: run.sample(2, label="MCI"), "unknown --label MCI: this run has AD, NC and none"),
+        (lambda run: run.sample(2, position=4), "unknown --position 4: this run has 0 to 3 and none"),
+        (lambda run: run.sample(0), "--num-images must be at least 1"),
+        (lambda run: run.sample(2, shard=(3, 3)), "2 images make 2 parts at most"),
+        (lambda run: run.encode(np.zeros((2, 9, 9), np.uint8)), "images must be uint8"),
+        (lambda run: run.encode(np.zeros((2, *run.frame))), "not float64"),
+        (lambda run: run.decode(np.zeros((2, 9, 9), int)), "codes must be whole numbers from 0 to 31"),
+        (lambda run: run.decode(np.full((1, *run.code_grid), 32)), "codes must be"),
+        (lambda run: run.bits(np.zeros((1, *run.code_grid), int), "MCI"), "unknown --label MCI"),
+        (lambda run: Run(run.folder, data="nowhere").needs_data(), "nowhere is not there: say where with --data"),
+        (lambda run: Run(run.folder, stage="vqvae").prior, "opened without its prior"),
+        (lambda run: Run("nothing"), "there is no run at"),
+    ],
+)
 def test_mistakes_are_one_sentence(mistake, sentence, run):
     with pytest.raises(UserError, match=sentence) as error:
         mistake(run)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["--complete", "slice.png"], "there is no flag --complete: the command is python predict.py complete"),
-    (["--reader-study", "3"], "the command is python predict.py reader-study"),
-    (["complte", "slice.png"], "no command complte: do you mean python predict.py complete"),
-    (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),
-    (["vary", "colour"], "invalid choice"),
-    (["reconstruct"], "the following arguments are required: DIR"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--complete", "slice.png"], "there is no flag --complete: the command is python predict.py complete"),
+        (["--reader-study", "3"], "the command is python predict.py reader-study"),
+        (["complte", "slice.png"], "no command complte: do you mean python predict.py complete"),
+        (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),
+        (["vary", "colour"], "invalid choice"),
+        (["reconstruct"], "the following arguments are required: DIR"),
+    ],
+)
 def test_a_wrong_command_line_names_the_right_one(words, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         predict.main(words)

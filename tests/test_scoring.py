@@ -24,8 +24,11 @@ def columns(count):
 
 
 def test_z_scores_are_those_of_other_people_nearby():
-    usual = UsualBits(np.array([0.0, 10, 4, 6, 8, 100]).reshape(-1, 1, 1), np.array([1, 3, 3, 5, 4, 9]),
-                      np.array(["a", "b", "a", "c", "b", "a"]))
+    usual = UsualBits(
+        np.array([0.0, 10, 4, 6, 8, 100]).reshape(-1, 1, 1),
+        np.array([1, 3, 3, 5, 4, 9]),
+        np.array(["a", "b", "a", "c", "b", "a"]),
+    )
     assert list(usual.compared(3, "b")) == [True, False, True, True, False, False]
     assert list(usual.compared(3, "")) == [True, True, True, True, True, False]
     assert list(usual.compared(0, "a")) == [False, True, False, True, True, False]  # the position is not known
@@ -42,12 +45,14 @@ def test_where_nothing_ever_differs_a_bit_is_one_deviation():
 @pytest.fixture
 def scored(run_predict, tmp_path):
     """scores.csv of some slices in a folder of their own: a function of their paths and of flags."""
+
     def score(paths, *flags, out):
         (tmp_path / f"of {out}").mkdir()
         for path in paths:
             shutil.copy(path, tmp_path / f"of {out}")
-        return pd.read_csv(run_predict("score", tmp_path / f"of {out}", *flags, out=out) / "scores.csv",
-                           keep_default_na=False)
+        return pd.read_csv(
+            run_predict("score", tmp_path / f"of {out}", *flags, out=out) / "scores.csv", keep_default_na=False
+        )
 
     return score
 

@@ -45,9 +45,13 @@ def measure_brains():
     """A yardstick, and three described sets of different people."""
     training = brains(12, seed=1)
     yardstick = Yardstick(training)
-    return SimpleNamespace(training=training, yardstick=yardstick, pool=yardstick.describe(training),
-                           reference=yardstick.describe(brains(6, seed=2, prefix="r")),
-                           others=yardstick.describe(brains(6, seed=3, prefix="o")))
+    return SimpleNamespace(
+        training=training,
+        yardstick=yardstick,
+        pool=yardstick.describe(training),
+        reference=yardstick.describe(brains(6, seed=2, prefix="r")),
+        others=yardstick.describe(brains(6, seed=3, prefix="o")),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,12 @@ def test_two_sample_auc_is_chance_for_shuffled_people_and_one_for_other_images(m
     everyone = measured.yardstick.describe(brains(24, seed=4))
     odd = np.isin(everyone.person, [f"p{i}" for i in range(0, 24, 2)])
     assert two_sample_auc(everyone.take(odd), everyone.take(~odd)) < 0.85
-    noise = measured.yardstick.describe(as_samples(measured.reference, np.random.default_rng(0).integers(
-        0, 255, measured.reference.images.shape).astype(np.uint8)))
+    noise = measured.yardstick.describe(
+        as_samples(
+            measured.reference,
+            np.random.default_rng(0).integers(0, 255, measured.reference.images.shape).astype(np.uint8),
+        )
+    )
     assert two_sample_auc(measured.reference, noise) == pytest.approx(1, abs=0.01)
 
 
@@ -98,8 +106,10 @@ def test_the_slices_of_a_person_share_a_fold():
     random = np.random.default_rng(0)
     who = random.normal(0, 1, (40, 8)).repeat(5, axis=0) + random.normal(0, 0.01, (200, 8))
     images = np.zeros((100, 4, 4))
-    sides = [SimpleNamespace(images=images, shape=who[half], texture=who[half], person=np.repeat(np.arange(20), 5))
-             for half in (slice(0, 100), slice(100, 200))]
+    sides = [
+        SimpleNamespace(images=images, shape=who[half], texture=who[half], person=np.repeat(np.arange(20), 5))
+        for half in (slice(0, 100), slice(100, 200))
+    ]
     strangers = [SimpleNamespace(**{**vars(side), "person": np.arange(100)}) for side in sides]
     assert two_sample_auc(*strangers) > 0.95  # the mistake: every slice a person of its own
     assert two_sample_auc(*sides) < 0.8
@@ -150,8 +160,7 @@ def test_anatomy_of_the_same_people_does_not_differ(measured):
 
 
 def test_identical_sets_are_no_distance_apart(measured):
-    values = set_distances(measured.reference, measured.reference, measured.reference,
-                           measured.yardstick.shape_rms)
+    values = set_distances(measured.reference, measured.reference, measured.reference, measured.yardstick.shape_rms)
     assert values["frechet"] == pytest.approx(0, abs=1e-6) and values["patches"] == 0
 
 

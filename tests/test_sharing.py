@@ -127,16 +127,29 @@ def elsewhere(exported, finished_run):
     samples = run.sample(40, seed=7, temperature=0.9)  # a whole block, and a part of one
     label = samples.table["label"].map({name: i + 1 for i, name in enumerate(run.labels)}).to_numpy(np.int32)
     uniforms = np.stack([random_generator(7, "codes", i).random(run.code_grid, np.float32) for i in range(40)])
-    np.savez(exported / "given.npz", uniforms=uniforms, label=label,
-             position=samples.table["position"].to_numpy(np.int32) + 1,
-             images=given.random((3, *run.frame, 1), np.float32))
+    np.savez(
+        exported / "given.npz",
+        uniforms=uniforms,
+        label=label,
+        position=samples.table["position"].to_numpy(np.int32) + 1,
+        images=given.random((3, *run.frame, 1), np.float32),
+    )
     code = FOREIGN + snippet_of_the_docs() + "\nprint(images.shape, codes.shape)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-I", "-c", code, ROOT, ROOT / "tests"], cwd=exported, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, ROOT, ROOT / "tests"],
+        cwd=exported,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    return SimpleNamespace(printed=done.stdout, taken=np.load(exported / "taken.npz"), samples=samples,
-                           images=np.load(exported / "given.npz")["images"])
+    return SimpleNamespace(
+        printed=done.stdout,
+        taken=np.load(exported / "taken.npz"),
+        samples=samples,
+        images=np.load(exported / "given.npz")["images"],
+    )
 
 
 def test_the_export_equals_the_run_in_a_process_without_this_code(run, elsewhere):
@@ -171,8 +184,17 @@ def test_the_model_card_says_what_was_asked_and_keeps_what_the_user_wrote(finish
     card = (run / "MODEL_CARD.md").read_text()
     for section in ("Data", "Splits", "Training", "Intended use", "Misuse", "Measured", "Memorisation", "Limits"):
         assert f"\n## {section}\n" in card
-    for word in ("ask ADNI", "hosted", "diagnosis", "CLAIM", "10.1148/ryai.240300", "TO BE FILLED IN",
-                 "not yet measured", "test people so far: 0", "repeat visits"):
+    for word in (
+        "ask ADNI",
+        "hosted",
+        "diagnosis",
+        "CLAIM",
+        "10.1148/ryai.240300",
+        "TO BE FILLED IN",
+        "not yet measured",
+        "test people so far: 0",
+        "repeat visits",
+    ):
         assert word in card
     slices = pd.read_csv(run / "slices.csv")
     for (split, label), group in slices.groupby(["split", "label"]):
@@ -190,8 +212,13 @@ def test_the_model_card_says_what_was_asked_and_keeps_what_the_user_wrote(finish
 def test_mosaic_and_what_codes_stand_for():
     images = np.arange(6).reshape(6, 1, 1) * np.ones((6, 2, 3), int)
     assert mosaic(images[:5], 3, 1).tolist() == [
-        3 * [0] + [0] + 3 * [1] + [0] + 3 * [2] + [0], 3 * [0] + [0] + 3 * [1] + [0] + 3 * [2] + [0], 12 * [0],
-        3 * [3] + [0] + 3 * [4] + 5 * [0], 3 * [3] + [0] + 3 * [4] + 5 * [0], 12 * [0]]
+        3 * [0] + [0] + 3 * [1] + [0] + 3 * [2] + [0],
+        3 * [0] + [0] + 3 * [1] + [0] + 3 * [2] + [0],
+        12 * [0],
+        3 * [3] + [0] + 3 * [4] + 5 * [0],
+        3 * [3] + [0] + 3 * [4] + 5 * [0],
+        12 * [0],
+    ]
     codes = np.array([[[0, 2]], [[2, 2]]])  # (2, 1, 2) of cells of 2x2 pixels
     image = np.kron(codes, np.ones((2, 2)))[..., None] / 2
     patches = code_patches(codes, image, 4)
@@ -223,9 +250,10 @@ def test_the_poster(finished_run, tmp_path, capsys):
 
 def test_tensorboard_is_given_scalars_images_histograms_and_the_codebook(finished_run):
     folder = finished_run / "tensorboard"
-    for stage, tags in (("vqvae", {"loss", "validation_ssim", "originals", "reconstructions",
-                                   "uses of a code over the mean"}),
-                        ("prior", {"loss", "validation_loss", "samples"})):
+    for stage, tags in (
+        ("vqvae", {"loss", "validation_ssim", "originals", "reconstructions", "uses of a code over the mean"}),
+        ("prior", {"loss", "validation_loss", "samples"}),
+    ):
         events = EventAccumulator(str(folder / stage)).Reload()
         assert tags <= set(events.Tags()["tensors"]), stage
         assert {len(events.Tensors(tag)) for tag in tags} == {2}, stage  # the smoke preset evaluates twice
@@ -262,13 +290,16 @@ def test_tensorboard_serves_the_codebook(finished_run):
 # ---- mistakes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["--format", "gif"], "--format"),
-    (["--pixel-size", "0"], "--pixel-size"),
-    (["export", "x"], "--out is no flag of python predict.py export"),
-    (["gallery", "--shard", "1/2"], "--shard is no flag of python predict.py gallery"),
-    (["reconstruct", "x", "--heal"], "--heal is no flag of python predict.py reconstruct, but of"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--format", "gif"], "--format"),
+        (["--pixel-size", "0"], "--pixel-size"),
+        (["export", "x"], "--out is no flag of python predict.py export"),
+        (["gallery", "--shard", "1/2"], "--shard is no flag of python predict.py gallery"),
+        (["reconstruct", "x", "--heal"], "--heal is no flag of python predict.py reconstruct, but of"),
+    ],
+)
 def test_mistakes_leave_nothing(words, sentence, finished_run, tmp_path):
     with pytest.raises(UserError, match=sentence) as error:
         predict.main([*words, "--run", str(finished_run), "--out", str(tmp_path / "out")])
@@ -313,8 +344,9 @@ def parsers_of(script):
     return seen
 
 
-@pytest.mark.parametrize("parser", chain(*map(parsers_of, (train, predict, evaluate, dataset))),
-                         ids=lambda parser: parser.prog)
+@pytest.mark.parametrize(
+    "parser", chain(*map(parsers_of, (train, predict, evaluate, dataset))), ids=lambda parser: parser.prog
+)
 def test_every_flag_is_explained_with_its_default(parser):
     assert parser.epilog.startswith("example")
     for action in parser._actions:

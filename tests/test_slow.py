@@ -82,8 +82,29 @@ def test_copies_among_samples_are_flagged_and_a_sound_run_is_not(tmp_path, monke
     """
     monkeypatch.chdir(tmp_path)
     dataset.main(["demo", "--out", "cohort", "--people", "15", "--image-size", "120", "128"])
-    train.main(["--preset", "smoke", "--data", "cohort", "--image-size", "120", "128", "--run", "sound", "--num-codes",
-                "64", "--prior-width", "48", "--prior-layers", "6", "--vqvae-steps", "600", "--prior-steps", "100"])
+    train.main(
+        [
+            "--preset",
+            "smoke",
+            "--data",
+            "cohort",
+            "--image-size",
+            "120",
+            "128",
+            "--run",
+            "sound",
+            "--num-codes",
+            "64",
+            "--prior-width",
+            "48",
+            "--prior-layers",
+            "6",
+            "--vqvae-steps",
+            "600",
+            "--prior-steps",
+            "100",
+        ]
+    )
     evaluate.main(["--run", "sound", "--quick"])
     assert "no copies found" in capsys.readouterr().out
 

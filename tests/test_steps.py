@@ -11,14 +11,7 @@ from models import CODES, ids, prior_batch, randomise, small_prior, small_vqvae,
 import modules
 from training.codebook import update_codebook
 from training.folder import save_model
-from training.losses import (
-    RECONSTRUCTION_ERRORS,
-    SLICE_VARIANCE,
-    losses_of,
-    pyramid_error,
-    squared_error,
-    total_loss,
-)
+from training.losses import RECONSTRUCTION_ERRORS, SLICE_VARIANCE, losses_of, pyramid_error, squared_error, total_loss
 from training.optimisation import WeightAverage, optimizer
 from training.steps import drop_condition, prior_step, vqvae_step
 
@@ -71,15 +64,25 @@ def test_codebook_moves_in_training_and_only_then():
 def gradients(vqvae, term):
     with tf.GradientTape() as tape:
         terms, _, _ = losses_of(vqvae, some_images())
-    return dict(zip((w.path for w in vqvae.trainable_variables),
-                    tape.gradient(terms[term], vqvae.trainable_variables), strict=True))
+    return dict(
+        zip(
+            (w.path for w in vqvae.trainable_variables),
+            tape.gradient(terms[term], vqvae.trainable_variables),
+            strict=True,
+        )
+    )
 
 
 def test_commitment_moves_the_encoder_only_and_the_codebook_term_the_codebook_only():
     vqvae = randomise(small_vqvae(ema=False))
-    moved = {term: {path.split("/")[1] for path, gradient in gradients(vqvae, term).items()
-                    if gradient is not None and np.abs(gradient).max() > 0}
-             for term in ("reconstruction", "commitment", "codebook")}
+    moved = {
+        term: {
+            path.split("/")[1]
+            for path, gradient in gradients(vqvae, term).items()
+            if gradient is not None and np.abs(gradient).max() > 0
+        }
+        for term in ("reconstruction", "commitment", "codebook")
+    }
     assert moved["commitment"] == {"encoder"}
     assert moved["codebook"] == {"quantizer"}
     assert moved["reconstruction"] == {"encoder", "decoder"}  # straight through, past the codebook
@@ -139,8 +142,12 @@ def test_label_that_tells_the_codes_is_learnt():
     prior = modules.GatedPixelCNN((2, 2), CODES, 2, 1, num_layers=2, width=16)
     prior.compile(optimizer=optimizer(1e-2, 150, warmup_steps=5))
     label = np.array([1, 2] * 4, np.int32)
-    batch = {"codes": np.broadcast_to((label + 2)[:, None, None], (8, 2, 2)), "label": label, "position": ids(8),
-             "augmentation": np.zeros((8, 6), np.float32)}
+    batch = {
+        "codes": np.broadcast_to((label + 2)[:, None, None], (8, 2, 2)),
+        "label": label,
+        "position": ids(8),
+        "augmentation": np.zeros((8, 6), np.float32),
+    }
     step = tf.function(partial(prior_step, prior))
     for _ in range(150):
         step(batch)

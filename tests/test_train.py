@@ -67,7 +67,8 @@ def test_best_weights_are_those_of_the_best_evaluation(finished_run):
 
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_both(
-        finished_run, slices_folder, tmp_path):
+    finished_run, slices_folder, tmp_path
+):
     again = tmp_path / "again"
     train.main(["--data", str(slices_folder), "--run", str(again), "--stage", "vqvae", *TINY])
     assert weights(again / "vqvae.keras") == weights(finished_run / "vqvae.keras")
@@ -76,8 +77,9 @@ def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_
         predict.main(["--run", str(again)])
     train.main(["--run", str(again), "--stage", "prior"])
     assert weights(again / "prior.keras") == weights(finished_run / "prior.keras")
-    assert sample(again, tmp_path / "a", "--num-images", "2") == \
-        sample(finished_run, tmp_path / "b", "--num-images", "2")
+    assert sample(again, tmp_path / "a", "--num-images", "2") == sample(
+        finished_run, tmp_path / "b", "--num-images", "2"
+    )
 
 
 def test_a_new_run_from_a_copied_vqvae(finished_run, tmp_path):
@@ -130,8 +132,22 @@ def test_samples_have_the_full_frame_and_one_channel(finished_run, tmp_path):
 
 
 def test_unconditional_sampling_and_truncation(finished_run, tmp_path):
-    sample(finished_run, tmp_path / "out", "--num-images", "1", "--label", "none", "--position", "none",
-           "--temperature", "0.8", "--top-k", "5", "--top-p", "0.9")
+    sample(
+        finished_run,
+        tmp_path / "out",
+        "--num-images",
+        "1",
+        "--label",
+        "none",
+        "--position",
+        "none",
+        "--temperature",
+        "0.8",
+        "--top-k",
+        "5",
+        "--top-p",
+        "0.9",
+    )
     table = pd.read_csv(tmp_path / "out" / "samples.csv", keep_default_na=False)
     assert list(table["label"]) == ["none"] and list(table["position"]) == ["none"]
 
@@ -165,23 +181,26 @@ def test_reconstructions_of_any_size_come_back_in_the_frame(finished_run, tmp_pa
 # ---- mistakes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--data", "nowhere"], "nowhere does not exist"),
-    (["--data", "empty"], "no PNG or JPEG"),
-    (["--data", "text"], "no readable image"),
-    (["--data", "mixed"], "differ in size"),
-    (["--num-codes", "0"], "--num-codes"),
-    (["--learning-rate", "nan"], "--learning-rate"),
-    (["--commitment-cost", "inf"], "--commitment-cost"),
-    (["--data", "mixed", "--loss", "squared", "--detail-weight", "2"], "--detail-weight is of the pyramid"),
-    (["--stage", "prior"], "needs --run"),
-    (["--stage", "prior", "--run", "nothing"], "no run at"),
-    (["--vqvae", "nothing"], "no run at"),
-    (["--unknown"], "unrecognized"),
-    (["--run", "text/run/new"], "cannot be written"),
-    (["--run", "text/run"], "cannot be written"),
-    (["--run", "./taken"], "left alone"),
-])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "empty"], "no PNG or JPEG"),
+        (["--data", "text"], "no readable image"),
+        (["--data", "mixed"], "differ in size"),
+        (["--num-codes", "0"], "--num-codes"),
+        (["--learning-rate", "nan"], "--learning-rate"),
+        (["--commitment-cost", "inf"], "--commitment-cost"),
+        (["--data", "mixed", "--loss", "squared", "--detail-weight", "2"], "--detail-weight is of the pyramid"),
+        (["--stage", "prior"], "needs --run"),
+        (["--stage", "prior", "--run", "nothing"], "no run at"),
+        (["--vqvae", "nothing"], "no run at"),
+        (["--unknown"], "unrecognized"),
+        (["--run", "text/run/new"], "cannot be written"),
+        (["--run", "text/run"], "cannot be written"),
+        (["--run", "./taken"], "left alone"),
+    ],
+)
 def test_mistakes_in_training_are_one_sentence_and_leave_nothing(flags, sentence, tmp_path, monkeypatch):
     for name in ("empty", "text", "taken"):
         (tmp_path / name).mkdir()
@@ -220,16 +239,19 @@ def test_shards_make_what_one_process_makes(finished_run, tmp_path):
     assert rows == (tmp_path / "whole" / "samples.csv").read_text().splitlines()[1:]
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--label", "MCI"], "unknown --label MCI: this run has AD, NC and none"),
-    (["--position", "4"], "unknown --position 4: this run has 0 to 3 and none"),
-    (["--num-images", "0"], "--num-images"),
-    (["--top-p", "2"], "--top-p"),
-    (["--shard", "0/3"], "--shard: must be I/N with 1 <= I <= N"),
-    (["--shard", "4/3"], "--shard: must be I/N with 1 <= I <= N"),
-    (["--shard", "1/3", "--num-images", "2"], "2 images make 2 parts at most"),
-    (["reconstruct", "nowhere"], "nowhere does not exist"),
-])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--label", "MCI"], "unknown --label MCI: this run has AD, NC and none"),
+        (["--position", "4"], "unknown --position 4: this run has 0 to 3 and none"),
+        (["--num-images", "0"], "--num-images"),
+        (["--top-p", "2"], "--top-p"),
+        (["--shard", "0/3"], "--shard: must be I/N with 1 <= I <= N"),
+        (["--shard", "4/3"], "--shard: must be I/N with 1 <= I <= N"),
+        (["--shard", "1/3", "--num-images", "2"], "2 images make 2 parts at most"),
+        (["reconstruct", "nowhere"], "nowhere does not exist"),
+    ],
+)
 def test_mistakes_in_prediction(flags, sentence, finished_run, tmp_path):
     with pytest.raises(UserError, match=sentence):
         predict.main([*flags, "--run", str(finished_run), "--out", str(tmp_path / "out")])
@@ -269,15 +291,22 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(tmp_path):
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("train.py: error: ")
 
 
-@pytest.mark.parametrize(("script", "argv"), [
-    *[(script, [flag]) for script in ("train", "predict", "evaluate", "dataset") for flag in ("--help", "--bad")],
-    *[(script, ["--data", "nowhere"]) for script in ("train", "dataset")]])
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        *[(script, [flag]) for script in ("train", "predict", "evaluate", "dataset") for flag in ("--help", "--bad")],
+        ("train", ["--data", "nowhere"]),
+        ("dataset", ["check", "--data", "nowhere"]),
+    ],
+)
 def test_help_and_bad_flags_load_nothing_heavy(script, argv, tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script}\n"
-            f"try: {script}.main({argv})\n"
-            "except SystemExit as done: assert done.code == 0 and '--help' in sys.argv\n"
-            f"except {script}.UserError: assert '--help' not in sys.argv\n"
-            "assert not {'numpy', 'pandas', 'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script}, utils\n"
+        f"try: {script}.main({argv})\n"
+        "except SystemExit as done: assert done.code == 0 and '--help' in sys.argv\n"
+        f"except utils.UserError: assert '--help' not in sys.argv\n"
+        "assert not {'numpy', 'pandas', 'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *argv], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ("example" in done.stdout) == (argv == ["--help"])
@@ -288,9 +317,16 @@ def test_images_of_a_run_are_not_black(finished_run, tmp_path):
     assert np.asarray(Image.open(tmp_path / "out" / "brain_00000.png")).max() > 0
 
 
-@pytest.mark.parametrize(("flags", "width"), [
-    ([], 48), (["--preset", "default"], 48), (["--preset", "default", "--prior-width", "40"], 20),
-    (["--preset", "default", "--prior-vertical-width", "96"], 96), (["--preset", "paper"], 384)])
+@pytest.mark.parametrize(
+    ("flags", "width"),
+    [
+        ([], 48),
+        (["--preset", "default"], 48),
+        (["--preset", "default", "--prior-width", "40"], 20),
+        (["--preset", "default", "--prior-vertical-width", "96"], 96),
+        (["--preset", "paper"], 384),
+    ],
+)
 def test_the_vertical_stack_has_half_the_width_unless_told(flags, width, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options, about = train.parse_flags(flags)

@@ -288,8 +288,21 @@ def test_two_workers_make_the_bytes_of_one(tmp_path):
     for i in range(2):
         save(tmp_path / f"scans/{i}.nii", nibabel.Nifti1Image(brain[8:44, 4:-4, 4:-4] * (i + 1), affine))
     for workers in ("1", "2"):
-        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / workers),
-                      "--workers", workers, "--slices", "6", "--spacing", "4"])
+        dataset.main(
+            [
+                "cut",
+                "--volumes",
+                str(tmp_path / "scans"),
+                "--out",
+                str(tmp_path / workers),
+                "--workers",
+                workers,
+                "--slices",
+                "6",
+                "--spacing",
+                "4",
+            ]
+        )
     one = {path.name: path.read_bytes() for path in (tmp_path / "1").rglob("*.png")}
     assert one == {path.name: path.read_bytes() for path in (tmp_path / "2").rglob("*.png")} and len(one) == 15
 
@@ -299,18 +312,27 @@ def test_two_workers_make_the_bytes_of_one(tmp_path):
 
 def test_a_bids_tree_keeps_people_sessions_and_labels_apart(tmp_path, capsys):
     scans, out = tmp_path / "bids", tmp_path / "out"
-    for name in ("sub-00/anat/sub-00_T1w", "sub-01/ses-a/anat/sub-01_ses-a_T1w", "sub-01/ses-b/anat/sub-01_ses-b_T1w",
-                 "sub-02/anat/sub-02_T1w", "derivatives/sub-00/anat/sub-00_T1w"):
+    for name in (
+        "sub-00/anat/sub-00_T1w",
+        "sub-01/ses-a/anat/sub-01_ses-a_T1w",
+        "sub-01/ses-b/anat/sub-01_ses-b_T1w",
+        "sub-02/anat/sub-02_T1w",
+        "derivatives/sub-00/anat/sub-00_T1w",
+    ):
         save(scans / f"{name}.nii.gz", phantom())
     save(scans / "sub-00/func/sub-00_task-rest_bold.nii.gz", phantom())
-    (scans / "participants.tsv").write_text("participant_id\tage\tgroup\nsub-00\t30\tdepr\nsub-01\t31\ttest\n"
-                                            "sub-02\t32\tn/a\n")
+    (scans / "participants.tsv").write_text(
+        "participant_id\tage\tgroup\nsub-00\t30\tdepr\nsub-01\t31\ttest\nsub-02\t32\tn/a\n"
+    )
     dataset.main(["cut", "--volumes", str(scans), "--out", str(out), *FLAGS])
     assert "1 NIfTI files that BIDS names other than T1w" in capsys.readouterr().err
     made = find_slices(out)
     table = made.groupby(["subject", "label", "split"]).size().to_dict()
-    assert table == {("sub-00", "depr", "train"): 5, ("sub-01", "label-test", "train"): 10,
-                     ("sub-02", "unlabelled", "train"): 5}
+    assert table == {
+        ("sub-00", "depr", "train"): 5,
+        ("sub-01", "label-test", "train"): 10,
+        ("sub-02", "unlabelled", "train"): 5,
+    }
     assert made.groupby("subject")["position"].nunique().tolist() == [5, 5, 5]
     assert (out / "train/label-test").is_dir() and list((out / "train/label-test").glob("sub-01_ses-a_*.png"))
     split = split_by_subject(made, 0)
@@ -319,21 +341,37 @@ def test_a_bids_tree_keeps_people_sessions_and_labels_apart(tmp_path, capsys):
 
 def test_adnis_download_tree_takes_labels_by_image_and_groups_by_person(tmp_path):
     scans = tmp_path / "ADNI"
-    for name in ("002_S_0295/MPRAGE/2006-04-18/I13722/ADNI_002_S_0295_MR_MPRAGE_br_raw_S13408_I13722",
-                 "002_S_0295/MPRAGE/2007-05-25/I59720/ADNI_002_S_0295_MR_MPRAGE_br_raw_S32678_I59720",
-                 "003_S_1122/MPRAGE/2007-05-25/I7/ADNI_003_S_1122_MR_MPRAGE_I7"):
+    for name in (
+        "002_S_0295/MPRAGE/2006-04-18/I13722/ADNI_002_S_0295_MR_MPRAGE_br_raw_S13408_I13722",
+        "002_S_0295/MPRAGE/2007-05-25/I59720/ADNI_002_S_0295_MR_MPRAGE_br_raw_S32678_I59720",
+        "003_S_1122/MPRAGE/2007-05-25/I7/ADNI_003_S_1122_MR_MPRAGE_I7",
+    ):
         save(scans / f"{name}.nii", phantom())
-    (tmp_path / "adni.csv").write_text('"Image Data ID","Subject","Group","Sex"\n"I13722","002_S_0295","CN","M"\n'
-                                       '"I59720","002_S_0295","MCI","M"\n"I7","003_S_1122","AD","F"\n')
+    (tmp_path / "adni.csv").write_text(
+        '"Image Data ID","Subject","Group","Sex"\n"I13722","002_S_0295","CN","M"\n'
+        '"I59720","002_S_0295","MCI","M"\n"I7","003_S_1122","AD","F"\n'
+    )
     found = find_scans(scans, tmp_path / "adni.csv")
     assert [(scan.subject, scan.name, scan.label) for scan in found] == [
-        ("002_S_0295", "002_S_0295_I13722", "CN"), ("002_S_0295", "002_S_0295_I59720", "MCI"),
-        ("003_S_1122", "003_S_1122", "AD")]
+        ("002_S_0295", "002_S_0295_I13722", "CN"),
+        ("002_S_0295", "002_S_0295_I59720", "MCI"),
+        ("003_S_1122", "003_S_1122", "AD"),
+    ]
     assert {scan.label for scan in find_scans(scans, tmp_path / "adni.csv", "sex")} == {"M", "F"}
     with pytest.raises(UserError, match="lacks a column nonsense"):
         find_scans(scans, tmp_path / "adni.csv", "nonsense")
-    dataset.main(["cut", "--volumes", str(scans), "--out", str(tmp_path / "out"), "--metadata",
-                  str(tmp_path / "adni.csv"), *FLAGS])
+    dataset.main(
+        [
+            "cut",
+            "--volumes",
+            str(scans),
+            "--out",
+            str(tmp_path / "out"),
+            "--metadata",
+            str(tmp_path / "adni.csv"),
+            *FLAGS,
+        ]
+    )
     for metadata in (None, tmp_path / "adni.csv"):
         people = find_slices(tmp_path / "out", metadata=metadata)["subject"]
         assert people.value_counts().to_dict() == {"002_S_0295": 10, "003_S_1122": 5}

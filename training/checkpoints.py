@@ -32,14 +32,17 @@ def save_checkpoint(folder, name, step, arrays, state):
     folder.mkdir(exist_ok=True)
     header = {"names": list(arrays), "code": code_version(), "state": state}
     buffer = io.BytesIO()
-    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8),
-             **{f"array_{i:05d}": np.asarray(array) for i, array in enumerate(arrays.values())})
+    np.savez(
+        buffer,
+        header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+        **{f"array_{i:05d}": np.asarray(array) for i, array in enumerate(arrays.values())},
+    )
     path = folder / f"{name}-{step:09d}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]}.npz"
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     found = checkpoints(folder)
     place = found.index(path)
-    for old in found[:place] + found[place + 2:]:  # newer ones were damaged and passed over
+    for old in found[:place] + found[place + 2 :]:  # newer ones were damaged and passed over
         old.unlink()
 
 
@@ -92,8 +95,9 @@ def read_checkpoint(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             if "header" not in file.files:
-                raise UserError(f"{path} was written by an earlier version of this code: go on with that one, or start "
-                                "a new run")
+                raise UserError(
+                    f"{path} was written by an earlier version of this code: go on with that one, or start a new run"
+                )
             header = json.loads(file["header"].tobytes())
             return {name: file[f"array_{i:05d}"] for i, name in enumerate(header["names"])}, header
     except (ValueError, KeyError) as error:
@@ -109,14 +113,19 @@ def compare_variables(path, held, wanted, code):
         if name not in wanted:
             raise UserError(f"{path} holds the variable {name} that this code does not train; {written}")
         if tuple(held[name]) != tuple(wanted[name]):
-            raise UserError(f"the variable {name} has the shape {tuple(held[name])} in {path}, and "
-                            f"{tuple(wanted[name])} in this code; {written}")
+            raise UserError(
+                f"the variable {name} has the shape {tuple(held[name])} in {path}, and "
+                f"{tuple(wanted[name])} in this code; {written}"
+            )
 
 
 def warn_of_other_code(path, code):
     """Tell which versions differ from those that wrote a checkpoint: the bytes of the run may then differ, too."""
-    changed = [f"{name} {code.get(name)} -> {version}" for name, version in code_version().items()
-               if code.get(name) != version]
+    changed = [
+        f"{name} {code.get(name)} -> {version}" for name, version in code_version().items() if code.get(name) != version
+    ]
     if changed:
-        warn(f"{path} was written by other code ({', '.join(changed)}): the run goes on, but not byte for byte as it "
-             "would have")
+        warn(
+            f"{path} was written by other code ({', '.join(changed)}): the run goes on, but not byte for byte as it "
+            "would have"
+        )

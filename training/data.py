@@ -39,14 +39,18 @@ def prepare_data(config, known=None):
     if not known:
         config.update(describe_data(config, slices, parts["train"]), data_fingerprint=loaded.fingerprint)
     elif config["data_fingerprint"] != loaded.fingerprint:
-        raise UserError(f"the slices in {config['data']} are not those that {known} was trained on: put them back, or "
-                        "start a new run")
+        raise UserError(
+            f"the slices in {config['data']} are not those that {known} was trained on: put them back, or "
+            "start a new run"
+        )
     for part in parts.values():
         part["columns"] = condition_ids(part["slices"], config["labels"])
     cut_off = outside(loaded.brain_boxes, Box(*config["crop_box"])).sum()
     if cut_off:
-        print(f"{cut_off} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
-              "(--no-crop keeps it)")
+        print(
+            f"{cut_off} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
+            "(--no-crop keeps it)"
+        )
     return slices, parts
 
 
@@ -74,8 +78,12 @@ def load_used(config, slices):
         the index without the unusable slices, its rows that are used (train, then validation), and their LoadedImages.
     """
     while True:
-        used = np.concatenate([evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
-                               for split in ("train", "validation")])
+        used = np.concatenate(
+            [
+                evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
+                for split in ("train", "validation")
+            ]
+        )
         loaded = load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
         if loaded.usable.all():
             return slices, slices.iloc[used], loaded
@@ -89,8 +97,11 @@ def cut_parts(data, used_rows, loaded):
         rows = used_rows[used_rows["split"] == split]
         if rows.empty:
             raise UserError(f"no {split} person is left in {data}: at least one label needs two people")
-        parts[split] = {"images": loaded.images[start: start + len(rows)], "slices": rows,
-                        "brain_boxes": loaded.brain_boxes[start: start + len(rows)]}
+        parts[split] = {
+            "images": loaded.images[start : start + len(rows)],
+            "slices": rows,
+            "brain_boxes": loaded.brain_boxes[start : start + len(rows)],
+        }
         start += len(rows)
     return parts
 
@@ -99,10 +110,13 @@ def describe_data(config, slices, training):
     """What the models need to know of the data: frame, crop box, code grid, labels, positions."""
     frame, downsample = training["images"].shape[1:3], config["downsample"]
     box = brain_crop(training["brain_boxes"], frame, downsample) if config["crop"] else whole_frame(frame, downsample)
-    return {"frame": [int(side) for side in frame], "crop_box": [int(side) for side in box],
-            "code_grid": [box.height // downsample, box.width // downsample],
-            "labels": sorted(set(slices["label"][slices["split"] == "train"])),
-            "num_positions": int(slices["position"].max()) + 1}
+    return {
+        "frame": [int(side) for side in frame],
+        "crop_box": [int(side) for side in box],
+        "code_grid": [box.height // downsample, box.width // downsample],
+        "labels": sorted(set(slices["label"][slices["split"] == "train"])),
+        "num_positions": int(slices["position"].max()) + 1,
+    }
 
 
 # ---- what a stage takes -------------------------------------------------------------------------
@@ -115,15 +129,25 @@ def stage_batches(team, config, train, box, purpose):
         train: the training part of ``prepare_data``.
         purpose: "vqvae" or "prior".
     """
+
     def batches_from(first):
         def pipeline(context):
             parts = team.strategy.num_replicas_in_sync
             here = parts // context.num_input_pipelines  # replicas of this process
             return dataset.training_batches(
-                train["images"], train["columns"], config["batch_size"], config["seed"], box, first, config["augment"],
-                config["flip"], purpose, parts, range(context.input_pipeline_id * here,
-                                                      (context.input_pipeline_id + 1) * here),
-                whole_pixels=purpose == "vqvae")  # who learns to draw must not learn from resampled slices
+                train["images"],
+                train["columns"],
+                config["batch_size"],
+                config["seed"],
+                box,
+                first,
+                config["augment"],
+                config["flip"],
+                purpose,
+                parts,
+                range(context.input_pipeline_id * here, (context.input_pipeline_id + 1) * here),
+                whole_pixels=purpose == "vqvae",
+            )  # who learns to draw must not learn from resampled slices
 
         return team.strategy.distribute_datasets_from_function(pipeline)
 
@@ -133,5 +157,8 @@ def stage_batches(team, config, train, box, purpose):
 def thinned(part):
     """At most VALIDATION_SLICES of a part, evenly spaced."""
     rows = evenly(np.arange(len(part["images"])), VALIDATION_SLICES)
-    return {"images": part["images"][rows], "slices": part["slices"].iloc[rows],
-            "columns": {name: column[rows] for name, column in part["columns"].items()}}
+    return {
+        "images": part["images"][rows],
+        "slices": part["slices"].iloc[rows],
+        "columns": {name: column[rows] for name, column in part["columns"].items()},
+    }

@@ -35,8 +35,14 @@ def _all(count, test):
 
 
 FACTS = {  # what a config tells besides its options: (what it must be, how to tell)
-    "stages": ("the state of both stages", lambda value: isinstance(value, dict) and set(value) == {"vqvae", "prior"}
-               and set(value.values()) <= {"wanted", "not wanted", "finished"}),
+    "stages": (
+        "the state of both stages",
+        lambda value: (
+            isinstance(value, dict)
+            and set(value) == {"vqvae", "prior"}
+            and set(value.values()) <= {"wanted", "not wanted", "finished"}
+        ),
+    ),
     "finished": ("true or false", lambda value: isinstance(value, bool)),
     "data": ("a folder's name", lambda value: isinstance(value, str)),
     "frame": ("height and width", _all(2, lambda side: _whole(side, 1))),
@@ -88,6 +94,7 @@ def open_run(name=None, stage="prior"):
     Raises:
         UserError: there is no such run, or it is not finished.
     """
+
     def done(config):
         stages = config.get("stages") if isinstance(config, dict) else None
         return isinstance(stages, dict) and stages.get(stage) == "finished"
@@ -128,8 +135,9 @@ def locked(folder):
         who = holder.read_text(encoding="utf-8").strip() or "another process"
         raise UserError(f"{folder} is being trained by {who}: wait for it, or stop it") from None
     except (OSError, NotImplementedError) as error:
-        raise UserError(f"{folder} is on a file system that knows no locks ({error}): choose another, or have it "
-                        "mounted with them") from None
+        raise UserError(
+            f"{folder} is on a file system that knows no locks ({error}): choose another, or have it mounted with them"
+        ) from None
     try:
         for left in (*folder.glob(".unfinished-*"), *(folder / "checkpoints").glob(".unfinished-*")):
             if left.is_file():  # by a process that was killed in a write
@@ -156,8 +164,10 @@ def load_models(folder, prior=True):
     kinds = {"vqvae.keras": modules.VQVAE, "prior.keras": modules.GatedPixelCNN}
     models = [load_model(folder / name, kinds[name], config) for name in list(kinds)[: 1 + prior]]
     if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
-        raise UserError(f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
-                        f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior")
+        raise UserError(
+            f"{folder / 'prior.keras'} was trained on the codes of another VQ-VAE than "
+            f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior"
+        )
     return models
 
 
@@ -172,16 +182,19 @@ def load_model(path, kind, config):
     if not path.is_file():
         raise UserError(f"{path} does not exist: train it with python train.py")
     if not zipfile.is_zipfile(path) or set(zipfile.ZipFile(path).namelist()) != KERAS_FILES:
-        raise UserError(f"{path} cannot be loaded (it is not a Keras archive of exactly "
-                        f"{', '.join(sorted(KERAS_FILES))}): train the run again")
+        raise UserError(
+            f"{path} cannot be loaded (it is not a Keras archive of exactly "
+            f"{', '.join(sorted(KERAS_FILES))}): train the run again"
+        )
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen kinds for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path} cannot be loaded ({reason[0]}): train the run again") from None
     if not isinstance(model, kind) or not model.fits(config):
-        raise UserError(f"{path} is not the model that {path.with_name('config.json')} describes: put the original "
-                        "back")
+        raise UserError(
+            f"{path} is not the model that {path.with_name('config.json')} describes: put the original back"
+        )
     return model
 
 

@@ -62,8 +62,10 @@ class Stage:
     def variables(self):
         """All that a step changes: dict of variables by name."""
         own = [*self.model.variables, *self.model.optimizer.variables]
-        averages = {f"average/{weight.path}": average
-                    for weight, average in zip(self.model.trainable_variables, self.average.averages, strict=True)}
+        averages = {
+            f"average/{weight.path}": average
+            for weight, average in zip(self.model.trainable_variables, self.average.averages, strict=True)
+        }
         named = {variable.path: variable for variable in own} | averages | {"average/updates": self.average.updates}
         assert len(named) == len(own) + len(averages) + 1, "two variables have one name"
         return named
@@ -77,8 +79,11 @@ class Stage:
     def restore(self):
         """Go back to the newest sound checkpoint of this stage, if there is one."""
         variables = self.variables()
-        arrays, state = load_checkpoint(self.folder / "checkpoints", self.name,
-                                        {name: tuple(variable.shape) for name, variable in variables.items()})
+        arrays, state = load_checkpoint(
+            self.folder / "checkpoints",
+            self.name,
+            {name: tuple(variable.shape) for name, variable in variables.items()},
+        )
         if state is not None:
             for name, variable in variables.items():
                 variable.assign(arrays[name])
@@ -90,8 +95,10 @@ class Stage:
         import numpy as np
 
         if not all(np.isfinite(weight.numpy()).all() for weight in self.model.weights):
-            raise UserError(f"a weight of {self.name} is not a number after step {self.state['step']} (last good "
-                            f"checkpoint: {last_good(self.folder, self.name)}): {LOWER}")
+            raise UserError(
+                f"a weight of {self.name} is not a number after step {self.state['step']} (last good "
+                f"checkpoint: {last_good(self.folder, self.name)}): {LOWER}"
+            )
 
     # ---- the loop -------------------------------------------------------------------------------
 
@@ -111,8 +118,9 @@ class Stage:
         looking = 0.0  # seconds
         stopped = state["worse"] >= PATIENCE
         with finishing_step() as signals, closing(self.writer()) as writer, self.bar(steps, batch_size) as bar:
-            for step, batch in zip(range(first + 1, first + 1 if stopped else steps + 1), batches_from(first),
-                                   strict=False):
+            for step, batch in zip(
+                range(first + 1, first + 1 if stopped else steps + 1), batches_from(first), strict=False
+            ):
                 stop = self.take(step, batch, signals, bar, batch_size)
                 if step % every == 0 or step == steps:
                     now = time.perf_counter()
@@ -131,8 +139,11 @@ class Stage:
                 self.save()
             self.team.wait()
         if signals or (state["step"] > first and stop):
-            raise Interrupted((signals or [signal.SIGTERM])[0], f"{self.name} was stopped after step {state['step']} "
-                              f"and saved: go on with {shell('python', 'train.py', '--resume', self.folder)}")
+            raise Interrupted(
+                (signals or [signal.SIGTERM])[0],
+                f"{self.name} was stopped after step {state['step']} "
+                f"and saved: go on with {shell('python', 'train.py', '--resume', self.folder)}",
+            )
 
     def take(self, step, batch, signals, bar, batch_size):
         """Take one step and note what came of it; returns whether a signal reached one of the processes."""
@@ -140,8 +151,10 @@ class Stage:
         metrics = {key: float(value) for key, value in found.items() if value.shape == ()}
         stop = metrics.pop("stop") > 0
         if not all(map(math.isfinite, metrics.values())):
-            raise UserError(f"the loss of {self.name} is not a number at step {step} (last good checkpoint: "
-                            f"{last_good(self.folder, self.name)}): {LOWER}")
+            raise UserError(
+                f"the loss of {self.name} is not a number at step {step} (last good checkpoint: "
+                f"{last_good(self.folder, self.name)}): {LOWER}"
+            )
         self.state["step"] = step
         self.state["recent"].append(metrics)
         bar.update(batch_size)
@@ -151,8 +164,13 @@ class Stage:
 
     def bar(self, steps, batch_size):
         """The progress bar of the stage, in slices."""
-        return progress(total=steps * batch_size, initial=self.state["step"] * batch_size, unit=" slices",
-                        desc=self.name, unit_scale=False)
+        return progress(
+            total=steps * batch_size,
+            initial=self.state["step"] * batch_size,
+            unit=" slices",
+            desc=self.name,
+            unit_scale=False,
+        )
 
     # ---- looks at held-out people ---------------------------------------------------------------
 
@@ -170,15 +188,24 @@ class Stage:
                 save_model(self.model, self.folder / f"{self.name}.keras")
         else:
             state["worse"] += 1
-        state["history"].append({
-            "step": state["step"], **training, **{f"validation_{key}": value for key, value in held_out.items()},
-            "slices_per_second": rate, "seconds": state["seconds"]})
+        state["history"].append(
+            {
+                "step": state["step"],
+                **training,
+                **{f"validation_{key}": value for key, value in held_out.items()},
+                "slices_per_second": rate,
+                "seconds": state["seconds"],
+            }
+        )
         if self.team.chief:
             self.log(writer, state["history"])
         self.average.swap()
-        bar.write(f"{self.name} {state['step']}: loss {training['loss']:.4f}; validation "
-                  + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
-                  + f"; {rate:.1f} slices/s" + ("" if improved else " (not the best)"))
+        bar.write(
+            f"{self.name} {state['step']}: loss {training['loss']:.4f}; validation "
+            + ", ".join(f"{key} {value:.4g}" for key, value in held_out.items())
+            + f"; {rate:.1f} slices/s"
+            + ("" if improved else " (not the best)")
+        )
         state["recent"] = []
 
     def writer(self):

@@ -20,8 +20,10 @@ def losses_of(vqvae, images):
     codes, embedded = vqvae.quantizer(z_e)
     straight_through = z_e + ops.stop_gradient(embedded - z_e)  # value of the code, gradient of z_e
     reconstructions = ops.cast(vqvae.decoder(straight_through), "float32")
-    terms = {"reconstruction": reconstruction_error(vqvae, images, reconstructions),
-             "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2)}
+    terms = {
+        "reconstruction": reconstruction_error(vqvae, images, reconstructions),
+        "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2),
+    }
     if not vqvae.quantizer.ema:
         terms["codebook"] = ops.mean((ops.stop_gradient(z_e) - embedded) ** 2)
     terms["squared"] = ops.stop_gradient(ops.mean((images - reconstructions) ** 2))
@@ -30,8 +32,9 @@ def losses_of(vqvae, images):
 
 def total_loss(vqvae, terms):
     """Reconstruction + β commitment (+ codebook)."""
-    return (terms["reconstruction"] + vqvae.settings["commitment_cost"] * terms["commitment"]
-            + terms.get("codebook", 0.0))
+    return (
+        terms["reconstruction"] + vqvae.settings["commitment_cost"] * terms["commitment"] + terms.get("codebook", 0.0)
+    )
 
 
 def reconstruction_error(vqvae, images, reconstructions):
@@ -55,7 +58,7 @@ def pyramid_error(images, reconstructions, detail_weight=4.0):
     for strength_weight in (detail_weight, *COARSE_STRENGTH_WEIGHTS):
         coarse = [ops.average_pool(x, 2, 2) for x in pair]
         bands = [space_to_depth(x, 2) - low for x, low in zip(pair, coarse, strict=True)]  # (B, H/2, W/2, 4): each
-        error += ops.mean(ops.abs(bands[0] - bands[1]))                                    # pixel - its block's mean
+        error += ops.mean(ops.abs(bands[0] - bands[1]))  # pixel - its block's mean
         strengths = [local_strength(band) for band in bands]
         error += strength_weight * ops.mean(ops.abs(strengths[0] - strengths[1]))
         pair = coarse

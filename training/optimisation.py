@@ -15,10 +15,21 @@ def build_vqvae(config, box, precision):
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
     """
     keras.utils.set_random_seed(config["seed"])
-    vqvae = modules.VQVAE((box.height, box.width, 1), config["downsample"], config["num_codes"],
-                          config["code_dim"], config["commitment_cost"], not config["gradient_codebook"],
-                          config["vqvae_width"], config["residual_blocks"], config["seed"], config["loss"],
-                          config["detail_weight"], name="vqvae", dtype=precision)
+    vqvae = modules.VQVAE(
+        (box.height, box.width, 1),
+        config["downsample"],
+        config["num_codes"],
+        config["code_dim"],
+        config["commitment_cost"],
+        not config["gradient_codebook"],
+        config["vqvae_width"],
+        config["residual_blocks"],
+        config["seed"],
+        config["loss"],
+        config["detail_weight"],
+        name="vqvae",
+        dtype=precision,
+    )
     vqvae.compile(optimizer=optimizer(config["learning_rate"], config["vqvae_steps"]))
     return vqvae
 
@@ -26,11 +37,20 @@ def build_vqvae(config, box, precision):
 def build_prior(config, precision, vqvae_sha256=""):
     """A compiled prior of this config, with weights that depend on the seed alone."""
     keras.utils.set_random_seed(config["seed"] + 1)
-    prior = modules.GatedPixelCNN(config["code_grid"], config["num_codes"], len(config["labels"]),
-                                  config["num_positions"], num_layers=config["prior_layers"],
-                                  width=config["prior_width"], vertical_width=config.get("prior_vertical_width"),
-                                  dropout=config["prior_dropout"], seed=config["seed"], vqvae_sha256=vqvae_sha256,
-                                  name="prior", dtype=precision)
+    prior = modules.GatedPixelCNN(
+        config["code_grid"],
+        config["num_codes"],
+        len(config["labels"]),
+        config["num_positions"],
+        num_layers=config["prior_layers"],
+        width=config["prior_width"],
+        vertical_width=config.get("prior_vertical_width"),
+        dropout=config["prior_dropout"],
+        seed=config["seed"],
+        vqvae_sha256=vqvae_sha256,
+        name="prior",
+        dtype=precision,
+    )
     prior.compile(optimizer=optimizer(config["learning_rate"], config["prior_steps"]))
     return prior
 
@@ -39,7 +59,8 @@ def optimizer(learning_rate, steps, warmup_steps=100):
     """Adam with linear warm-up, cosine decay to zero over ``steps``, and gradients clipped to norm 1."""
     warmup_steps = min(warmup_steps, steps // 4)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps)
+        0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps
+    )
     return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0 / replicas(), name="adam")
 
 
@@ -52,8 +73,9 @@ class WeightAverage:
 
     def __init__(self, model, decay):
         self.weights = [weight.value for weight in model.trainable_variables]
-        self.updates = tf.Variable(0, trainable=False, dtype=tf.int64,
-                                   aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        self.updates = tf.Variable(
+            0, trainable=False, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
         self.average = tf.train.ExponentialMovingAverage(decay, self.updates)
         self.average.apply(self.weights)  # makes the averages, equal to the weights
         self.averages = [self.average.average(weight) for weight in self.weights]

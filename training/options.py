@@ -17,8 +17,22 @@ PRESETS = {
 }
 
 
-def option(default, help, group, *, within=None, choices=None, metavar=None, none=None, flag=None, hidden=False,
-           needed=False, of_vqvae=False, resumable=False, **presets):
+def option(
+    default,
+    help,
+    group,
+    *,
+    within=None,
+    choices=None,
+    metavar=None,
+    none=None,
+    flag=None,
+    hidden=False,
+    needed=False,
+    of_vqvae=False,
+    resumable=False,
+    **presets,
+):
     """A field of ``Options``.
 
     Args:
@@ -33,9 +47,23 @@ def option(default, help, group, *, within=None, choices=None, metavar=None, non
         resumable: whether it may be changed when a run is resumed.
         presets: its values in other presets.
     """
-    return field(default=default, metadata=dict(
-        help=help, group=group, within=within, choices=choices, metavar=metavar, none=none, flag=flag, hidden=hidden,
-        needed=needed, of_vqvae=of_vqvae, resumable=resumable, presets=presets))
+    return field(
+        default=default,
+        metadata=dict(
+            help=help,
+            group=group,
+            within=within,
+            choices=choices,
+            metavar=metavar,
+            none=none,
+            flag=flag,
+            hidden=hidden,
+            needed=needed,
+            of_vqvae=of_vqvae,
+            resumable=resumable,
+            presets=presets,
+        ),
+    )
 
 
 DATA, RUN, VQVAE, PRIOR, BOTH = ("data", "run", "VQ-VAE (stage 1)", "prior (stage 2)", "optimisation (both stages)")
@@ -47,71 +75,200 @@ class Options:
     """The options of a training, with the values of the preset default."""
 
     data: str = option(None, "folder of slices", DATA, metavar="DIR", none="the simulated demo cohort", of_vqvae=True)
-    metadata: str = option(None, "ADNI search CSV that tells which images are one person's", DATA, metavar="CSV",
-                           none="image ids are people", of_vqvae=True)
-    subject_pattern: str = option(None, "how a file name tells its (?P<subject>…) and (?P<slice>…)", DATA,
-                                  metavar="REGEX", none="123_45.png: person 123, slice 45", of_vqvae=True)
-    allow_overlap: bool = option(False, "go on although the folders share people between train and test", DATA,
-                                 of_vqvae=True)
-    image_size: tuple = option(None, "height and width in pixels", DATA, within=(16, 4096), metavar=("H", "W"),
-                               none="the data's own", of_vqvae=True, smoke=(60, 64), demo=(120, 128))
-    crop: bool = option(True, "train on the whole frame, not on the box that holds the training people's brains", DATA,
-                        flag="--no-crop", of_vqvae=True)
-    augment: float = option(0.8, "share of training slices that are augmented", DATA, within=(0, 1), metavar="SHARE",
-                            paper=0.0)
+    metadata: str = option(
+        None,
+        "ADNI search CSV that tells which images are one person's",
+        DATA,
+        metavar="CSV",
+        none="image ids are people",
+        of_vqvae=True,
+    )
+    subject_pattern: str = option(
+        None,
+        "how a file name tells its (?P<subject>…) and (?P<slice>…)",
+        DATA,
+        metavar="REGEX",
+        none="123_45.png: person 123, slice 45",
+        of_vqvae=True,
+    )
+    allow_overlap: bool = option(
+        False, "go on although the folders share people between train and test", DATA, of_vqvae=True
+    )
+    image_size: tuple = option(
+        None,
+        "height and width in pixels",
+        DATA,
+        within=(16, 4096),
+        metavar=("H", "W"),
+        none="the data's own",
+        of_vqvae=True,
+        smoke=(60, 64),
+        demo=(120, 128),
+    )
+    crop: bool = option(
+        True,
+        "train on the whole frame, not on the box that holds the training people's brains",
+        DATA,
+        flag="--no-crop",
+        of_vqvae=True,
+    )
+    augment: float = option(
+        0.8, "share of training slices that are augmented", DATA, within=(0, 1), metavar="SHARE", paper=0.0
+    )
     flip: bool = option(False, "augment by left-right flips too (they erase laterality)", DATA)
 
-    checkpoint_minutes: float = option(5.0, "how often the whole state is saved", RUN, within=(0, 10**6),
-                                       metavar="MINUTES", resumable=True)
+    checkpoint_minutes: float = option(
+        5.0, "how often the whole state is saved", RUN, within=(0, 10**6), metavar="MINUTES", resumable=True
+    )
     seed: int = option(0, "of everything random", RUN, within=(0, 2**31 - 1), metavar="N", needed=True)
-    precision: str = option("auto", "auto times bfloat16 where it could be faster", RUN, smoke="float32",
-                            choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
-    deterministic: bool = option(True, "let kernels sum in any order: a run can then not be repeated bit for bit", RUN,
-                                 flag="--nondeterministic")
-    distribute: str = option("none", "train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm "
-                             "names", RUN, choices=("none", "mirrored", "multiworker"), resumable=True)
+    precision: str = option(
+        "auto",
+        "auto times bfloat16 where it could be faster",
+        RUN,
+        smoke="float32",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    deterministic: bool = option(
+        True, "let kernels sum in any order: a run can then not be repeated bit for bit", RUN, flag="--nondeterministic"
+    )
+    distribute: str = option(
+        "none",
+        "train on all GPUs of this machine, or with the processes that TF_CONFIG or Slurm names",
+        RUN,
+        choices=("none", "mirrored", "multiworker"),
+        resumable=True,
+    )
 
-    downsample: int = option(8, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True,
-                             paper=4)
-    num_codes: int = option(1024, "codes in the codebook", VQVAE, within=(2, 32767), metavar="K", needed=True,
-                            of_vqvae=True, smoke=32, demo=128, large=2048, paper=512)
-    code_dim: int = option(16, "dimension of a code", VQVAE, within=(1, 1024), metavar="D", needed=True,
-                           of_vqvae=True, smoke=8, paper=64)
-    commitment_cost: float = option(0.25, "how firmly the encoder is held to its codes", VQVAE, within=(0, 1000),
-                                    metavar="β", of_vqvae=True)
-    gradient_codebook: bool = option(False, "train the codebook by gradients, not by moving averages", VQVAE,
-                                     of_vqvae=True, paper=True)
-    loss: str = option("pyramid", "reconstruction error: pyramid keeps edges and detail; squared is the paper's", VQVAE,
-                       choices=("pyramid", "squared"), of_vqvae=True, paper="squared")
+    downsample: int = option(
+        8, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True, paper=4
+    )
+    num_codes: int = option(
+        1024,
+        "codes in the codebook",
+        VQVAE,
+        within=(2, 32767),
+        metavar="K",
+        needed=True,
+        of_vqvae=True,
+        smoke=32,
+        demo=128,
+        large=2048,
+        paper=512,
+    )
+    code_dim: int = option(
+        16, "dimension of a code", VQVAE, within=(1, 1024), metavar="D", needed=True, of_vqvae=True, smoke=8, paper=64
+    )
+    commitment_cost: float = option(
+        0.25, "how firmly the encoder is held to its codes", VQVAE, within=(0, 1000), metavar="β", of_vqvae=True
+    )
+    gradient_codebook: bool = option(
+        False, "train the codebook by gradients, not by moving averages", VQVAE, of_vqvae=True, paper=True
+    )
+    loss: str = option(
+        "pyramid",
+        "reconstruction error: pyramid keeps edges and detail; squared is the paper's",
+        VQVAE,
+        choices=("pyramid", "squared"),
+        of_vqvae=True,
+        paper="squared",
+    )
     detail_weight: float = option(
-        4.0, "of the strength of the finest detail in the pyramid error, which alone has it: more makes crisper folds, "
-        "and grain where the training is short", VQVAE, within=(0, 1000), metavar="WEIGHT", of_vqvae=True,
-        smoke=1.0, demo=1.0)
-    vqvae_width: int = option(64, "channels at 1/4 resolution", VQVAE, within=(8, 2048), metavar="C", needed=True,
-                              of_vqvae=True, smoke=16, large=128, paper=256)
-    residual_blocks: int = option(2, "per resolution", VQVAE, within=(0, 64), metavar="N", of_vqvae=True, smoke=1,
-                                  large=3)
-    vqvae_steps: int = option(6500, "optimizer steps", VQVAE, within=COUNT, metavar="N", needed=True, of_vqvae=True,
-                              smoke=40, demo=1100, large=60000, paper=250000)
+        4.0,
+        "of the strength of the finest detail in the pyramid error, which alone has it: more makes crisper folds, "
+        "and grain where the training is short",
+        VQVAE,
+        within=(0, 1000),
+        metavar="WEIGHT",
+        of_vqvae=True,
+        smoke=1.0,
+        demo=1.0,
+    )
+    vqvae_width: int = option(
+        64,
+        "channels at 1/4 resolution",
+        VQVAE,
+        within=(8, 2048),
+        metavar="C",
+        needed=True,
+        of_vqvae=True,
+        smoke=16,
+        large=128,
+        paper=256,
+    )
+    residual_blocks: int = option(
+        2, "per resolution", VQVAE, within=(0, 64), metavar="N", of_vqvae=True, smoke=1, large=3
+    )
+    vqvae_steps: int = option(
+        6500,
+        "optimizer steps",
+        VQVAE,
+        within=COUNT,
+        metavar="N",
+        needed=True,
+        of_vqvae=True,
+        smoke=40,
+        demo=1100,
+        large=60000,
+        paper=250000,
+    )
 
-    prior_layers: int = option(12, "gated layers", PRIOR, within=(2, 256), metavar="N", needed=True, smoke=5, demo=10,
-                               large=16, paper=20)
-    prior_width: int = option(96, "channels", PRIOR, within=(4, 4096), metavar="C", needed=True, smoke=16, large=256,
-                              paper=384)
-    prior_vertical_width: int = option(None, "channels of its vertical stack", PRIOR, within=(2, 4096), metavar="C",
-                                       none="half of --prior-width", paper=384)
-    prior_dropout: float = option(0.2, "share of channels dropped in training", PRIOR, within=(0, 0.9), metavar="P",
-                                  smoke=0.1, demo=0.1, paper=0.0)
-    prior_steps: int = option(3800, "optimizer steps", PRIOR, within=COUNT, metavar="N", needed=True, smoke=40,
-                              demo=2000, large=100000, paper=200000)
+    prior_layers: int = option(
+        12, "gated layers", PRIOR, within=(2, 256), metavar="N", needed=True, smoke=5, demo=10, large=16, paper=20
+    )
+    prior_width: int = option(
+        96, "channels", PRIOR, within=(4, 4096), metavar="C", needed=True, smoke=16, large=256, paper=384
+    )
+    prior_vertical_width: int = option(
+        None,
+        "channels of its vertical stack",
+        PRIOR,
+        within=(2, 4096),
+        metavar="C",
+        none="half of --prior-width",
+        paper=384,
+    )
+    prior_dropout: float = option(
+        0.2,
+        "share of channels dropped in training",
+        PRIOR,
+        within=(0, 0.9),
+        metavar="P",
+        smoke=0.1,
+        demo=0.1,
+        paper=0.0,
+    )
+    prior_steps: int = option(
+        3800,
+        "optimizer steps",
+        PRIOR,
+        within=COUNT,
+        metavar="N",
+        needed=True,
+        smoke=40,
+        demo=2000,
+        large=100000,
+        paper=200000,
+    )
 
-    batch_size: int = option(8, "slices per step, of all devices", BOTH, within=(1, 4096), metavar="N", needed=True,
-                             large=32, paper=128)
+    batch_size: int = option(
+        8, "slices per step, of all devices", BOTH, within=(1, 4096), metavar="N", needed=True, large=32, paper=128
+    )
     learning_rate: float = option(2e-3, "peak of Adam's", BOTH, within=(1e-8, 1), metavar="RATE", paper=2e-4)
-    evaluations: int = option(12, "looks at validation people in each stage", BOTH, within=COUNT, hidden=True,
-                              needed=True, smoke=2, demo=6, large=40, paper=100)
-    slice_limit: int = option(None, "slices of each split at most", DATA, within=COUNT, hidden=True, none="all",
-                              smoke=64)
+    evaluations: int = option(
+        12,
+        "looks at validation people in each stage",
+        BOTH,
+        within=COUNT,
+        hidden=True,
+        needed=True,
+        smoke=2,
+        demo=6,
+        large=40,
+        paper=100,
+    )
+    slice_limit: int = option(
+        None, "slices of each split at most", DATA, within=COUNT, hidden=True, none="all", smoke=64
+    )
     demo_people: int = option(100, "people of the demo cohort", DATA, within=COUNT, hidden=True, smoke=20)
 
 
@@ -133,8 +290,7 @@ def with_defaults(config):
 
 def names_of(**what):
     """The names of the options whose metadata are so: names_of(resumable=True)."""
-    return [name for name, each in OPTIONS.items()
-            if all(each.metadata[key] == value for key, value in what.items())]
+    return [name for name, each in OPTIONS.items() if all(each.metadata[key] == value for key, value in what.items())]
 
 
 # ---- flags --------------------------------------------------------------------------------------
@@ -156,8 +312,13 @@ def add_option_flags(parser, groups):
         if each.type is bool:
             details = dict(action="store_false" if each.default else "store_true", help=about["help"])
         else:
-            details = dict(metavar=about["metavar"], choices=about["choices"], help=f"{about['help']} {defaults(name)}",
-                           type=value_type(name), nargs=2 if each.type is tuple else None)
+            details = dict(
+                metavar=about["metavar"],
+                choices=about["choices"],
+                help=f"{about['help']} {defaults(name)}",
+                type=value_type(name),
+                nargs=2 if each.type is tuple else None,
+            )
         groups[about["group"]].add_argument(flag_of(name), dest=name, default=None, **details)
 
 
@@ -231,16 +392,25 @@ def _in_range(value, kind, about):
 def options_table():
     """All options as a Markdown table, a row each: list of lines."""
     heads = ["flag", "what it is", "default", "other presets", "fixed with the VQ-VAE", "may change on `--resume`"]
-    rows = [[f"`{flag_of(name)}`", each.metadata["help"], *defaults(name)[len("(default "):-1].partition("; ")[::2],
-             "yes" * each.metadata["of_vqvae"], "yes" * each.metadata["resumable"]]
-            for name, each in OPTIONS.items() if not each.metadata["hidden"]]
+    rows = [
+        [
+            f"`{flag_of(name)}`",
+            each.metadata["help"],
+            *defaults(name)[len("(default ") : -1].partition("; ")[::2],
+            "yes" * each.metadata["of_vqvae"],
+            "yes" * each.metadata["resumable"],
+        ]
+        for name, each in OPTIONS.items()
+        if not each.metadata["hidden"]
+    ]
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 
 def settings_table(config):
     """The settings of a run as a Markdown table, for its model card: list of lines."""
-    rows = [f"| {name.replace('_', ' ')} | {shown(name, config[name])} | {each.metadata['help']} |"
-            for name, each in OPTIONS.items()
-            if name in config and each.type is not bool and not each.metadata["hidden"]
-            and name not in ("data", "metadata")]
+    rows = [
+        f"| {name.replace('_', ' ')} | {shown(name, config[name])} | {each.metadata['help']} |"
+        for name, each in OPTIONS.items()
+        if name in config and each.type is not bool and not each.metadata["hidden"] and name not in ("data", "metadata")
+    ]
     return ["| setting | value | what it is |", "|---|---|---|", *rows]

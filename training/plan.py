@@ -47,8 +47,10 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
         config["prior_vertical_width"] = None  # that was another width's
     if config["prior_vertical_width"] is None:
         config["prior_vertical_width"] = config["prior_width"] // 2
-    config["stages"] = {"vqvae": "finished" if source else "wanted",
-                        "prior": "wanted" if stage != "vqvae" else "not wanted"}
+    config["stages"] = {
+        "vqvae": "finished" if source else "wanted",
+        "prior": "wanted" if stage != "vqvae" else "not wanted",
+    }
     folder = run_folder(run or f"{config['preset']}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     if config["distribute"] == "multiworker" and run is None:
         raise UserError("--distribute multiworker needs --run: all workers must know the run folder")
@@ -107,8 +109,10 @@ def resumed_config(resume, options):
         raise UserError(f"there is no run at {folder}: start one with {shell('python', 'train.py', '--run', resume)}")
     config = read_config(folder)
     if "detail_weight" not in config and config["stages"]["vqvae"] == "wanted":
-        raise UserError(f"{folder} was begun by an earlier version, with another loss: finish it with that version, or "
-                        "start anew with another --run")
+        raise UserError(
+            f"{folder} was begun by an earlier version, with another loss: finish it with that version, or "
+            "start anew with another --run"
+        )
     return folder, with_defaults(config) | options
 
 
@@ -117,8 +121,10 @@ def refuse_taken(folder):
     if folder.is_dir() and any(folder.iterdir()):
         config = read_config(folder) if (folder / "config.json").is_file() else None
         if config is not None and ("wanted" in config["stages"].values() or "validation" not in config):
-            raise UserError(f"{folder} is an unfinished run and is left alone: go on with --resume {folder}, or choose "
-                            "another name with --run")
+            raise UserError(
+                f"{folder} is an unfinished run and is left alone: go on with --resume {folder}, or choose "
+                "another name with --run"
+            )
         state = "is not a run" if config is None else "is a finished run"
         raise UserError(f"{folder} {state} and is left alone: choose another name with --run, or remove it")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -134,8 +140,9 @@ def is_finished(config):
 def check_batch_size(batch_size, distribute, replicas):
     """Raise a UserError unless the batch can be cut into equal parts, and say how it is."""
     if batch_size % replicas:
-        raise UserError(f"--batch-size {batch_size} cannot be shared evenly by {replicas} devices: choose a multiple "
-                        f"of {replicas}")
+        raise UserError(
+            f"--batch-size {batch_size} cannot be shared evenly by {replicas} devices: choose a multiple of {replicas}"
+        )
     if distribute != "none":
         print(f"{replicas} devices, {batch_size // replicas} slices of each batch of {batch_size} on each")
 
@@ -169,12 +176,18 @@ def describe(config, vqvae, prior):
     height, width = config["code_grid"]
     bits = height * width * math.log2(config["num_codes"])
     up, sideways = prior.receptive_field
-    config.update(bits_per_image=bits, receptive_field=[up, sideways], vqvae_parameters=vqvae.count_params(),
-                  prior_parameters=prior.count_params())
-    print(f"frame {config['frame'][1]}x{config['frame'][0]}, brain box {config['crop_box'][3]}x"
-          f"{config['crop_box'][2]}, code grid {width}x{height} of {config['num_codes']} codes: "
-          f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} parameters; "
-          f"receptive field {up} rows up, {sideways} columns to each side")
+    config.update(
+        bits_per_image=bits,
+        receptive_field=[up, sideways],
+        vqvae_parameters=vqvae.count_params(),
+        prior_parameters=prior.count_params(),
+    )
+    print(
+        f"frame {config['frame'][1]}x{config['frame'][0]}, brain box {config['crop_box'][3]}x"
+        f"{config['crop_box'][2]}, code grid {width}x{height} of {config['num_codes']} codes: "
+        f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} parameters; "
+        f"receptive field {up} rows up, {sideways} columns to each side"
+    )
 
 
 def begin_run(folder, config, slices):
@@ -195,9 +208,13 @@ def environment():
     """Versions, machine, date and commit: what another lab needs to repeat a run."""
     import importlib.metadata as packages
 
-    return {"versions": {"python": platform.python_version(), **{name: packages.version(name) for name in PACKAGES}},
-            "machine": {"processor": processor(), "cores": os.cpu_count()},
-            "format": CONFIG_FORMAT, "date": f"{datetime.date.today()}", "git_commit": git_commit()}
+    return {
+        "versions": {"python": platform.python_version(), **{name: packages.version(name) for name in PACKAGES}},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "format": CONFIG_FORMAT,
+        "date": f"{datetime.date.today()}",
+        "git_commit": git_commit(),
+    }
 
 
 # ---- trouble on the way -------------------------------------------------------------------------
@@ -217,12 +234,16 @@ def readable_errors(tf, folder):
             if reason in str(error):  # of TensorBoard's files
                 raise unwritable(folder, folder, reason) from None
         if "ollective" in str(error):
-            raise UserError(f"another worker was lost; the last good checkpoint is {last_good(folder)}: start all "
-                            f"workers again with --resume {folder}") from None
+            raise UserError(
+                f"another worker was lost; the last good checkpoint is {last_good(folder)}: start all "
+                f"workers again with --resume {folder}"
+            ) from None
         raise
 
 
 def unwritable(folder, path, reason):
     """The UserError for a file that cannot be written."""
-    return UserError(f"{path} cannot be written ({reason}); the last good checkpoint is {last_good(folder)}: mend "
-                     f"that, then {shell('python', 'train.py', '--resume', folder)}")
+    return UserError(
+        f"{path} cannot be written ({reason}); the last good checkpoint is {last_good(folder)}: mend "
+        f"that, then {shell('python', 'train.py', '--resume', folder)}"
+    )

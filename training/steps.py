@@ -44,8 +44,10 @@ def prior_step(prior, batch):
     """
     step = ops.cast(prior.optimizer.iterations, "int32")
     seed = ops.stack([prior.settings["seed"], step * SEEDS_PER_STEP])
-    label, position = (drop_condition(prior, batch[name], seed + ops.array([0, i], dtype="int32"))
-                       for i, name in ((512, "label"), (513, "position")))
+    label, position = (
+        drop_condition(prior, batch[name], seed + ops.array([0, i], dtype="int32"))
+        for i, name in ((512, "label"), (513, "position"))
+    )
     with tf.GradientTape() as tape:
         log_likelihood = prior.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
         loss = -ops.mean(log_likelihood) / LOG_2

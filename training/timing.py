@@ -36,8 +36,9 @@ def time_vqvae_steps(tf, config, box, precisions, turns=4):
     from training.optimisation import build_vqvae
 
     batch = random_batch(tf, config, box)
-    steps = {precision: stage_step(tf, "vqvae", config, build_vqvae(config, box, precision))
-             for precision in precisions}
+    steps = {
+        precision: stage_step(tf, "vqvae", config, build_vqvae(config, box, precision)) for precision in precisions
+    }
     taken = {precision: [] for precision in precisions}
     for turn in range(turns):
         for precision, step in steps.items():
@@ -76,9 +77,12 @@ def stage_step(tf, name, config, vqvae, prior=None):
 def random_batch(tf, config, box):
     """A batch of random images in the crop box, without conditions, as both stages take it."""
     size = config["batch_size"]
-    return {"image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
-            "label": tf.zeros(size, tf.int32), "position": tf.zeros(size, tf.int32),
-            "augmentation": tf.zeros((size, 6))}
+    return {
+        "image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
+        "label": tf.zeros(size, tf.int32),
+        "position": tf.zeros(size, tf.int32),
+        "augmentation": tf.zeros((size, 6)),
+    }
 
 
 def estimate_time(tf, config, vqvae, prior, box):
@@ -88,6 +92,8 @@ def estimate_time(tf, config, vqvae, prior, box):
         step()
         seconds = time_steps(step, 4)
         total += seconds * config[f"{name}_steps"]
-        print(f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
-              f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes")
+        print(
+            f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
+            f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes"
+        )
     print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")

@@ -43,8 +43,9 @@ def start_distributed(deterministic, distribute):
                 strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(tf.distribute.cluster_resolver))
             except (tf.errors.OpError, RuntimeError, ValueError) as error:
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise UserError(f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or "
-                                "Slurm gives") from None
+                raise UserError(
+                    f"the other workers cannot be joined ({reason}): check the addresses that TF_CONFIG or Slurm gives"
+                ) from None
             finally:
                 for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
                     signal.signal(number, handler)
@@ -76,16 +77,20 @@ def cluster_task():
     if "TF_CONFIG" not in os.environ:
         if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
             return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
-        raise UserError("--distribute multiworker needs TF_CONFIG to say who the workers are, or srun to start them "
-                        "(--distribute none trains on this machine alone)")
+        raise UserError(
+            "--distribute multiworker needs TF_CONFIG to say who the workers are, or srun to start them "
+            "(--distribute none trains on this machine alone)"
+        )
     try:
         described = json.loads(os.environ["TF_CONFIG"])
         cluster, kind, index = described["cluster"], described["task"]["type"], int(described["task"]["index"])
         members = [(name, i) for name in ("chief", "worker") for i in range(len(cluster.get(name, ())))]
         return members.index((kind, index)), len(members)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError('TF_CONFIG must be such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-                        f'"task": {{"type": "worker", "index": 0}}}}, not {os.environ["TF_CONFIG"]}') from None
+        raise UserError(
+            'TF_CONFIG must be such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+            f'"task": {{"type": "worker", "index": 0}}}}, not {os.environ["TF_CONFIG"]}'
+        ) from None
 
 
 class Team:
