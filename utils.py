@@ -6,11 +6,13 @@ Importing this module loads nothing heavy, so that ``--help`` and a mistyped fla
 import argparse
 import csv
 import difflib
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,6 +24,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 START = time.perf_counter()
@@ -41,24 +44,64 @@ class Interrupted(Exception):
         self.status = 128 + number
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever cleans up after Ctrl-C cleans up after it, too."""
+
+
 def run_script(main):
     """Run ``main(argv)`` as a script: status 0 done, 2 the user's mistake, 130 and 143 interrupted."""
+    prepare_process()
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
-        if VOICE["verbose"]:
-            error.__suppress_context__ = False  # what it was raised from is what one wants to see
-            traceback.print_exception(error)
-        say(f"{Path(sys.argv[0]).name}: {coloured('error:', RED, sys.stderr)} {error}")
-        sys.exit(2)
+        fail(error, error)
     except BrokenPipeError:  # whoever was reading, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute_stdout()
     except Interrupted as error:
         say(f"{Path(sys.argv[0]).name}: {error}")
         sys.exit(error.status)
-    except KeyboardInterrupt:
-        say(f"{Path(sys.argv[0]).name}: interrupted")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, Terminated)
+        say(f"{Path(sys.argv[0]).name}: {'terminated' if terminated else 'interrupted'}")
+        sys.exit(143 if terminated else 130)
+    except Exception as error:
+        sentence = disk_trouble(error)
+        if sentence is None:
+            raise
+        fail(sentence, error)
+
+
+def prepare_process():
+    """Make a script independent of what surrounds it: the terminal's alphabet, a notebook's settings; obey SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to stop
+    os.environ |= {"MPLBACKEND": "agg", "KERAS_BACKEND": "tensorflow"}  # a notebook's are for its own process
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # timeout sends two, and the second must not stop the cleaning up
+    raise Terminated
+
+
+def _mute_stdout():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(sentence, error):
+    """Say the sentence and end with status 2; with ``--verbose`` show where the error arose."""
+    if VOICE["verbose"]:
+        error.__suppress_context__ = False  # what it was raised from is what one wants to see
+        traceback.print_exception(error)
+    say(f"{Path(sys.argv[0]).name}: {coloured('error:', RED, sys.stderr)} {sentence}")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _mute_stdout()  # it lies on the full disk, too
+    sys.exit(2)
 
 
 def say(sentence):
@@ -86,25 +129,6 @@ def warn(sentence):
 def shell(*words):
     """Words as one command that a shell can be given, quoted where they need it."""
     return shlex.join(map(str, words))
-
-
-@contextmanager
-def finishing_step():
-    """Note SIGTERM and Ctrl-C in the list that is yielded, for whoever loops to obey; a second one leaves at once."""
-    received = []
-
-    def note(number, frame):
-        if received:
-            raise Interrupted(number, "left at once: what is on disk is whole, and --resume goes on from there")
-        received.append(number)
-        say("finishing the step and saving; once more to leave at once")
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def progress(iterable=None, **options):
@@ -151,21 +175,6 @@ def parallel(function, items, track=iter):
         return list(track(pool.map(function, items)))
 
 
-def start_worker():
-    """Leave Ctrl-C to the parent process, which stops its workers; end when the parent is killed."""
-    import threading
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent():
-    import multiprocessing
-
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 # ---- random numbers -------------------------------------------------------------------------
 
 
@@ -196,66 +205,190 @@ def whole_file(path):
 
     A kill at any instant leaves the previous file, or none, but never half of one.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=path.suffix)
-    os.close(handle)
+    path, temporary = Path(path), None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished_prefix(), suffix=path.suffix)
+        os.close(handle)
         yield Path(temporary)
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows syncs only what is open for writing
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         detail(f"wrote {path}")
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, temporary):
+            error.filename = str(path)  # what the user knows of
+        raise
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 @contextmanager
-def new_folder(path):
+def new_folder(path, flag="--out"):
     """Yield a folder beside ``path`` to fill; rename it into place only when the block succeeds.
+
+    The folder's name is this process's own, so two that make one ``path`` cannot mix: the second to finish is told.
+    It is removed at an error, Ctrl-C and SIGTERM; what a killed process left is removed by the next that makes one.
+
+    Args:
+        flag: what chooses the path, for the sentences.
 
     Raises:
         UserError: ``path`` holds something already, or cannot be written.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already holds something and is left alone: choose another name with --out")
-    with making_folder(path.with_name(f".unfinished-{path.name}")) as unfinished:
-        yield unfinished
+    place = path.resolve() if path.is_symlink() else path
+    with writing(path), making_folder(place.parent):
+        if _holds_something(place):
+            raise UserError(f"{path} already holds something and is left alone: choose another name with {flag}")
+        sweep(place.parent)
+        unfinished = place.parent / f"{unfinished_prefix()}{secrets.token_hex(4)}"
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            _put_in_place(unfinished, place, flag)
+        except OSError as error:
+            if str(error.filename).startswith(str(unfinished)):
+                error.filename = str(path) + str(error.filename)[len(str(unfinished)) :]
+            raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        detail(f"wrote {path}")
+
+
+def _holds_something(path):
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _put_in_place(unfinished, path, flag):
+    """Rename a finished folder to its path, unless another process was faster."""
+    try:
         if path.exists():
             path.rmdir()
         unfinished.rename(path)
-        detail(f"wrote {path}")
+    except OSError:
+        if not _holds_something(path):
+            raise
+        raise UserError(
+            f"another process has filled {path} meanwhile, and nothing of this one is kept: choose another name "
+            f"with {flag}"
+        ) from None
+
+
+@contextmanager
+def writing(path):
+    """Turn an OSError in the block into the UserError that ``path``, or the file that it names, cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read the output is gone; the disk is not to blame
+    except OSError as error:
+        reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+        remedy = "free some space, or choose another place" if error.errno in FULL else "choose another place"
+        raise UserError(f"{error.filename or path} cannot be written ({reason}): {remedy}") from error
 
 
 @contextmanager
 def making_folder(path):
-    """Make a folder with its parents; when the block fails, remove what was made.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Make a folder with its parents; when the block fails, remove those that were made and are empty."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         yield path
-    except OSError as error:
-        _remove(made)
-        raise UserError(
-            f"{error.filename or path} cannot be written ({error.strerror}): choose another place"
-        ) from None
     except BaseException:
-        _remove(made)
+        for folder in made:
+            with suppress(OSError):  # another process uses it, too
+                folder.rmdir()
         raise
 
 
-def _remove(made):
-    """Remove folders that were just made, the deepest first; its contents go with that one."""
-    if made:
-        shutil.rmtree(made[0], ignore_errors=True)
-    for folder in made[1:]:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+# ---- what a killed process left -----------------------------------------------------------------
+
+
+def unfinished_prefix():
+    """How the names of this process's unfinished files and folders begin: they tell the machine and the process."""
+    return f".unfinished-{_machine()}-{os.getpid()}-"
+
+
+def sweep(folder):
+    """Remove what processes of this machine that are no more left unfinished in a folder.
+
+    What another machine or a living process writes is let be.
+    """
+    for left in Path(folder).glob(".unfinished-*"):
+        found = re.match(r"\.unfinished-([0-9a-f]{8})-(\d+)-", left.name)
+        if not found or found[1] != _machine() or _is_alive(int(found[2])):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+@lru_cache(maxsize=1)
+def _machine():
+    """8 hexadecimal digits for what numbers the processes: this machine, or a container with numbers of its own."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _is_alive(pid):
+    """Whether there is a process with this number."""
+    if os.name == "nt":  # os.kill(pid, 0) would stop it there
+        import ctypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        handle = kernel.OpenProcess(0x00100000, False, pid)  # SYNCHRONIZE
+        if not handle:
+            return ctypes.get_last_error() == 5  # access denied: it is another user's
+        ended = kernel.WaitForSingleObject(handle, 0) == 0
+        kernel.CloseHandle(handle)
+        return not ended
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
+    return True
+
+
+# ---- trouble with the disk ----------------------------------------------------------------------
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, getattr(errno, "ESTALE", errno.EIO)}
+DISK_WORDS = (  # of libraries that do not say the number
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+    "Not enough free space",
+    "requested and",  # "100 requested and 0 written": numpy, on a full disk
+    "No usable temporary directory",
+)
+
+
+def disk_trouble(error):
+    """A sentence for an error of a disk that is full, read-only, not permitted or broken; None for any other error."""
+    words = next((words for words in DISK_WORDS if words in str(error)), None)
+    of_library = type(error).__module__.partition(".")[0] in ("tensorflow", "h5py")
+    if not (isinstance(error, OSError) and (words or error.errno in DISK)) and not (of_library and words):
+        return None
+    if words == "No usable temporary directory":
+        return "there is no folder for temporary files that can be written: free some space, or set TMPDIR to one"
+    number, path = getattr(error, "errno", None), getattr(error, "filename", None) or "the output"
+    reason = getattr(error, "strerror", None) or words
+    if number in FULL or words in DISK_WORDS[:2] + DISK_WORDS[5:7]:
+        return f"{path} cannot be written ({reason}): free some space, or choose another place with --out"
+    if number == errno.EROFS or words == "Read-only file system":
+        return f"{path} cannot be written ({reason}): choose another place with --out"
+    return f"{path} cannot be used ({reason}): see to it that it can be, or choose another place with --out"
 
 
 def _umask():
@@ -334,7 +467,7 @@ class Parser(argparse.ArgumentParser):
             self.refuse(unknown)
         VOICE.update({name: vars(flags).pop(name) for name in VOICE})
         if VOICE["quiet"]:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for the rest of the process
+            sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - for good
         return flags
 
     def refuse(self, unknown):

@@ -67,13 +67,16 @@ def write_samples(
 
 
 def image_saver(folder, format, frame, pixel_size, first, end):
-    """A function that saves image number i, (H, W) uint8, of first to end - 1, and returns the file's name."""
-    if format == "npy":
-        stack = np.lib.format.open_memmap(folder / "brains.npy", "w+", np.uint8, (end - first, *frame))
+    """A function that saves image number i, (H, W) uint8, of first to end - 1 in turn, and returns the file's name."""
+    if format == "npy":  # written piece by piece: a mapped file on a full disk would kill the process
+        header = {"descr": "|u1", "fortran_order": False, "shape": (end - first, *frame)}
+        with open(folder / "brains.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
 
     def save(i, image):
         if format == "npy":
-            stack[i - first] = image
+            with open(folder / "brains.npy", "ab") as file:
+                file.write(np.ascontiguousarray(image, np.uint8).tobytes())
             return "brains.npy"
         if format == "nifti":
             save_nifti(folder / f"brain_{i:05d}.nii.gz", image[..., None], pixel_size)

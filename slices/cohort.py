@@ -7,7 +7,7 @@ disease follows from them.
 """
 
 import hashlib
-import tempfile
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from slices.processes import in_processes
-from utils import UserError, load_json, progress, random_generator, save_json
+from utils import UserError, load_json, new_folder, progress, random_generator, save_json
 
 GENERATOR_VERSION = 1  # to be raised whenever the same arguments make other pictures
 STATEMENT = "Simulated people: warps of one template (ICBM152). Nothing about disease follows from them."
@@ -100,9 +100,7 @@ def _make(folder, arguments, workers):
     if find_spec("nilearn") is None:
         raise UserError("the demo cohort needs nilearn, which ships the template: pip install nilearn")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as temporary:
-            built = Path(temporary, folder.name)
+        with new_folder(folder) as built:
             subjects = build(built, arguments["people"], arguments["seed"], arguments["image_size"], workers)
             manifest = {
                 "simulated": True,
@@ -112,12 +110,13 @@ def _make(folder, arguments, workers):
                 "subjects": subjects,
             }
             save_json(built / "manifest.json", manifest)
-            built.rename(folder)
-    except OSError as error:
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed, as the system does when memory is short: free some, or make fewer people"
+        ) from None
+    except UserError as error:
         if not holds_cohort(folder, arguments):  # another process was not faster
-            raise UserError(
-                f"the demo cohort cannot be written to {folder} ({error.strerror or error}): choose another folder"
-            ) from None
+            raise UserError(f"the demo cohort cannot be made: {error}") from None
 
 
 def holds_cohort(folder, arguments):

@@ -2,9 +2,13 @@
 
 import multiprocessing
 import os
+import platform
+import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 
-from utils import start_worker
+from utils import UserError
 
 
 def in_processes(function, jobs, workers=None):
@@ -29,3 +33,53 @@ def in_processes(function, jobs, workers=None):
         yield from (future.result() for future in as_completed(futures))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def start_worker():
+    """Leave Ctrl-C and SIGTERM to the parent process, which stops its workers; end when the parent is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@contextmanager
+def held(folder, doing):
+    """Hold a folder for one process by its file ``lock``; the system's lock ends with the process, however it ends.
+
+    Args:
+        folder: Path, one that is there.
+        doing: what the process does with it, for the sentence: "being trained".
+
+    Raises:
+        UserError: another process holds it, and which.
+    """
+    from filelock import FileLock, Timeout
+
+    holder = folder / "lock"
+    lock = FileLock(holder, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = ""
+        with suppress(OSError):  # Windows lets nobody else read it
+            who = holder.read_text(encoding="utf-8").strip()
+        raise UserError(f"{folder} is {doing} by {who or 'another process'}: wait for it, or stop it") from None
+    except PermissionError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"{folder} is on a file system that knows no locks ({error}): choose another, or have it mounted with them"
+        ) from None
+    try:
+        with suppress(OSError):
+            holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()

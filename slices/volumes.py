@@ -16,10 +16,23 @@ from PIL import Image
 
 from slices.cutting import cut
 from slices.images import first_of, save_png
-from slices.processes import in_processes
+from slices.processes import held, in_processes
 from slices.scans import find_scans, read_scan
 from slices.sheets import image_sheet
-from utils import Interrupted, UserError, load_json, progress, save_json, shell, warn, whole_file, write_csv
+from utils import (
+    Interrupted,
+    Terminated,
+    UserError,
+    load_json,
+    making_folder,
+    progress,
+    save_json,
+    shell,
+    sweep,
+    warn,
+    whole_file,
+    write_csv,
+)
 
 SCANS_PER_SHEET = 40
 SECONDS_BETWEEN_SAVES = 10
@@ -44,8 +57,9 @@ def make_slices(
         The rows of the manifest, a list of dicts.
 
     Raises:
-        UserError: there is nothing to cut, or all of it fails, or ``out`` holds finished slices or something else.
-        Interrupted: by Ctrl-C.
+        UserError: there is nothing to cut, or all of it fails, or ``out`` holds finished slices or something else, or
+            is being filled by another process.
+        Interrupted: by Ctrl-C or SIGTERM.
     """
     out = Path(out)
     _check_out(out)
@@ -53,12 +67,18 @@ def make_slices(
     options = {"slices": slices, "spacing": spacing, "depth": depth, "image_size": tuple(image_size)}
     listed = "\n".join(f"{scan.source}\0{scan.name}\0{scan.label}" for scan in scans)
     settings = {"finished": False, **options, "scans": hashlib.sha256(listed.encode()).hexdigest()}
-    rows = _rows_so_far(out, settings)
     try:
-        (out / ".views").mkdir(parents=True, exist_ok=True)
-        save_json(out / "volumes.json", settings)
-        _convert_all(root, out, scans, rows, options, workers)
-        _finish(root, out, [rows[scan.name] for scan in scans], settings)
+        with making_folder(out), held(out, "being filled"):
+            _check_out(out)  # again: another process may have been at it
+            rows = _rows_so_far(out, settings)
+            for folder in (out, out / ".views", *(out / "train").glob("*")):
+                sweep(folder)
+            (out / ".views").mkdir(exist_ok=True)
+            save_json(out / "volumes.json", settings)
+            _convert_all(root, out, scans, rows, options, workers)
+            _finish(root, out, [rows[scan.name] for scan in scans], settings)
+    except BrokenPipeError:
+        raise  # whoever read the output is gone; the disk is not to blame
     except OSError as error:
         raise UserError(
             f"{error.filename or out} cannot be written ({error.strerror or error}): choose another --out, "
@@ -105,7 +125,7 @@ def _check_out(out):
     """Refuse a place that holds finished slices, or anything that is not ours."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a new folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(path.name == "lock" for path in out.iterdir()):
         return
     settings = load_json(out / "volumes.json") if (out / "volumes.json").is_file() else None
     if not isinstance(settings, dict) or "finished" not in settings:
@@ -150,8 +170,9 @@ def _convert_all(root, out, scans, rows, options, workers):
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     _save_rows(out, rows)
                     saved = time.monotonic()
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT, "stopped: the same command goes on from there") from None
+    except KeyboardInterrupt as stopped:
+        number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
+        raise Interrupted(number, "stopped: the same command goes on from there") from None
     except BrokenProcessPool:
         raise UserError(
             "a worker was killed, as the system does when memory is short: go on with the same command and "

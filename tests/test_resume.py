@@ -196,7 +196,14 @@ def test_a_checkpoint_without_names_is_one_sentence(tmp_path):
 
 
 def test_what_a_kill_left_half_written_is_removed(stopped):
-    left = [stopped / ".unfinished-a.csv", stopped / "checkpoints" / ".unfinished-b.npz"]
+    dead = subprocess.run(
+        [sys.executable, "-c", "import utils; print(utils.unfinished_prefix())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    left = [stopped / f"{dead}a.csv", stopped / "checkpoints" / f"{dead}b.npz"]
     for path in left:
         path.write_text("half")
     with locked(stopped):

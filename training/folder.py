@@ -1,13 +1,13 @@
 """The run folder: all that passes from training to sampling. Its config.json, its lock, its models."""
 
 import os
-import platform
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from slices.processes import held
 from training.options import OPTIONS, fits, meaning
-from utils import UserError, file_sha256, load_json, shell, whole_file
+from utils import UserError, file_sha256, load_json, shell, sweep, whole_file
 
 CONFIG_FORMAT = 1
 KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
@@ -120,33 +120,15 @@ def open_run(name=None, stage="prior"):
 
 @contextmanager
 def locked(folder):
-    """Hold a run folder for one process; the lock is the system's and ends with the process, however it ends.
+    """Hold a run folder for one process, and remove what killed ones left half-written in it.
 
     Raises:
         UserError: another process holds it, and which.
     """
-    from filelock import FileLock, Timeout
-
-    holder = folder / "lock"
-    lock = FileLock(holder, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        who = holder.read_text(encoding="utf-8").strip() or "another process"
-        raise UserError(f"{folder} is being trained by {who}: wait for it, or stop it") from None
-    except (OSError, NotImplementedError) as error:
-        raise UserError(
-            f"{folder} is on a file system that knows no locks ({error}): choose another, or have it mounted with them"
-        ) from None
-    try:
-        for left in (*folder.glob(".unfinished-*"), *(folder / "checkpoints").glob(".unfinished-*")):
-            if left.is_file():  # by a process that was killed in a write
-                left.unlink()
-        holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+    with held(folder, "being trained"):
+        for place in (folder, folder / "checkpoints"):
+            sweep(place)
         yield
-        holder.unlink()
-    finally:
-        lock.release()
 
 
 # ---- the models ---------------------------------------------------------------------------------

@@ -3,15 +3,38 @@
 import math
 import signal
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 from training.checkpoints import last_good, load_checkpoint, save_checkpoint
 from training.folder import save_model
-from utils import Interrupted, UserError, finishing_step, progress, shell, write_csv
+from utils import Interrupted, UserError, progress, say, shell, write_csv
 
 AVERAGE_DECAY = 0.998
 PATIENCE = 8  # evaluations without a better held-out value before a stage stops early
 LOWER = "start a new run with a lower --learning-rate"
+AT_ONCE = 1.0  # seconds in which two SIGTERM are one
+
+
+@contextmanager
+def finishing_step():
+    """Note SIGTERM and Ctrl-C in the list that is yielded, for whoever loops to obey; a second one leaves at once."""
+    received, began = [], []
+
+    def note(number, frame):
+        if received and number == signal.SIGTERM and time.monotonic() - began[0] < AT_ONCE:
+            return  # timeout, and some schedulers, send it to the process and then to its group
+        began.append(time.monotonic())
+        if received:
+            raise Interrupted(number, "left at once: what is on disk is whole, and --resume goes on from there")
+        received.append(number)
+        say("finishing the step and saving; once more to leave at once")
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Stage:

@@ -197,7 +197,7 @@ def begin_run(folder, config, slices):
     if source == folder:
         save_json(folder / "config.json", config)
         return
-    with new_folder(folder) as unfinished:
+    with new_folder(folder, "--run") as unfinished:
         slices.to_csv(unfinished / "slices.csv", index=False)
         for name in ("vqvae.keras", "history_vqvae.csv") if source else ():
             shutil.copy2(source / name, unfinished / name)
