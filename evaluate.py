@@ -8,6 +8,8 @@ of the samples, which is what a perfect prior would score.
 
 import csv
 import datetime
+import os
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from utils import (
     Command,
     UserError,
     git_commit,
+    load_json,
     making_folder,
     new_folder,
     number,
@@ -23,10 +26,23 @@ from utils import (
     run_script,
     save_json,
     shell,
+    sweep,
+    warn,
     whole_file,
+    writing,
 )
 
 FEW_PEOPLE = 30
+EVALUATION = {  # what there is of one in a folder
+    "metrics.json",
+    "people.csv",
+    "figures",
+    "report.html",
+    "report_shareable.html",
+    "MODEL_CARD.md",
+    "test_looks.csv",
+    "cache",
+}
 A_CALL = "a call from Python"  # stands for the command line where there is none
 
 
@@ -43,9 +59,10 @@ def evaluate_run(
     metadata=None,
     shareable=False,
     features=None,
+    out=None,
     command=A_CALL,
 ):
-    """Measure one run and write metrics.json, people.csv, figures and report.html into its folder.
+    """Measure one run and write metrics.json, people.csv, figures and report.html into its folder, or into ``out``.
 
     Args:
         run: name under runs/, or a path (default: the newest finished run).
@@ -57,27 +74,67 @@ def evaluate_run(
         metadata: an ADNI search CSV, for tables by sex and age.
         shareable: write report_shareable.html, too.
         features: a .npy file of features, or "inception", for one more Fréchet distance.
+        out: where to write instead, where the run's folder cannot be written: a new folder, or one with an earlier
+            evaluation of the run.
         command: what was typed.
 
     Raises:
-        UserError: there is no such run, it has too few people, or no shareable report can be written.
+        UserError: there is no such run, it has too few people, its folder cannot be written, another process
+            evaluates it, or no shareable report can be written.
     """
-    import numpy as np
-
-    from metrics.memorisation import membership
     from metrics.participants import read_metadata
-    from metrics.parts import Cache, check_people, load_parts
-    from metrics.samples import gather_sets, spectra_of
-    from report.page import write_report
+    from metrics.parts import check_people
     from sampling.run import Run
+    from slices.processes import held
 
     run = Run(run, data=data)
     check_people(run, split)
     run.needs_data()
     known = read_metadata(metadata, run)  # before the look: a mistake in it costs none
-    if split == "test":
-        note_look(run.folder, command)
-    cache = Cache(run, seed)
+    place = place_for(run, out)
+    with ExitStack() as stack:
+        with writing(place):
+            for folder in (place, place / "cache"):
+                stack.enter_context(making_folder(folder))
+                sweep(folder)
+        stack.enter_context(held(place / "cache", "being used for an evaluation", needed=False))
+        if split == "test":
+            note_look(run.folder, place, command)
+        measure_run(run, place, split, seed, num_samples, quick, known, shareable, features, command)
+
+
+def place_for(run, out):
+    """The folder that an evaluation of a run is written into, a Path.
+
+    Raises:
+        UserError: it cannot be written, or holds something other than an evaluation of this run.
+    """
+    if out is None:
+        if not os.access(run.folder, os.W_OK):
+            raise UserError(f"the run folder {run.folder} cannot be written: say with --out where the evaluation goes")
+        return run.folder
+    place = Path(out)
+    if place.resolve() == run.folder.resolve():
+        return run.folder
+    if place.exists() and not place.is_dir():
+        raise UserError(f"--out {out} is a file: choose a new folder")
+    there = {path.name for path in place.iterdir() if not path.name.startswith(".")} if place.is_dir() else set()
+    earlier = load_json(place / "metrics.json") if "metrics.json" in there else {"run": run.name}
+    if not there <= EVALUATION or not isinstance(earlier, dict) or earlier.get("run") != run.name:
+        raise UserError(f"--out {out} holds something other than an evaluation of {run.name}: choose a new folder")
+    return place
+
+
+def measure_run(run, place, split, seed, num_samples, quick, known, shareable, features, command):
+    """Measure a Run and write what came out into the folder ``place``; ``known`` is a table of the people, or None."""
+    import numpy as np
+
+    from metrics.memorisation import membership
+    from metrics.parts import Cache, load_parts
+    from metrics.samples import gather_sets, spectra_of
+    from report.page import write_report
+
+    cache = Cache(run, seed, place / "cache")
     parts = load_parts(run, cache, split)
     held_out = parts[split]
     metrics = {"run": run.name, "split": split, **count_people(held_out.slices["subject"]), **heading(seed, command)}
@@ -85,10 +142,10 @@ def evaluate_run(
     per_slice, bits, baseline = measure_models(run, cache, parts, split, metrics)
     rows = rows_for_sets(held_out, bits[split], metrics["notes"])
     sets = gather_sets(run, cache, parts, split, rows, baseline, seed, num_samples, quick)
-    neighbours = measure_sets(sets, seed, metrics, features, run.folder / "cache" / "features_images.npy")
+    neighbours = measure_sets(sets, seed, metrics, features, cache.folder / "features_images.npy")
     metrics["memorisation"] |= membership(bits, parts, split)
-    measure_people(run, per_slice, known, metrics)
-    save_json(run.folder / "metrics.json", metrics)
+    measure_people(run, place, per_slice, known, metrics)
+    save_json(place / "metrics.json", metrics)
     pictures = {
         "sets": sets,
         "neighbours": neighbours,
@@ -96,7 +153,7 @@ def evaluate_run(
         "bits_map": bits[split].prior.mean(axis=0),
         "code_counts": np.bincount(held_out.codes.ravel(), minlength=run.config["num_codes"]),
     }
-    finish(run.folder, metrics, write_report(run.folder, run.config, metrics, pictures, shareable))
+    finish(place, metrics, write_report(place, run.config, metrics, pictures, shareable, run.folder))
 
 
 def heading(seed, command):
@@ -115,9 +172,21 @@ def note_few_people(metrics):
         metrics["notes"].append(f"n = {metrics['people']} people: exploratory")
 
 
-def note_look(folder, command):
-    """Append this look at the test people to test_looks.csv."""
-    path = folder / "test_looks.csv"
+def note_look(folder, place, command):
+    """Append this look at the test people to test_looks.csv of the run in ``folder``, or in ``place`` if need be."""
+    try:
+        _append_look(folder / "test_looks.csv", command)
+    except OSError as error:
+        if place == folder:
+            raise
+        _append_look(place / "test_looks.csv", command)
+        warn(
+            f"the look at test people is noted in {place / 'test_looks.csv'}, for {folder} cannot be written "
+            f"({error.strerror}): count it with the others of the run"
+        )
+
+
+def _append_look(path, command):
     new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
         looks = csv.writer(file)
@@ -178,8 +247,8 @@ def measure_sets(sets, seed, metrics, features=None, images_path=None):
     return neighbours
 
 
-def measure_people(run, per_slice, known, metrics):
-    """Write people.csv; measure by sex and age what is ``known`` of the people, or note that it is gone."""
+def measure_people(run, place, per_slice, known, metrics):
+    """Write people.csv into ``place``; measure by sex and age what is ``known``, or note that it is gone."""
     from metrics.participants import measure_cohort
 
     people = per_slice.groupby("subject").agg(
@@ -189,7 +258,7 @@ def measure_people(run, per_slice, known, metrics):
         metrics["cohort"] = measure_cohort(known, people)
     elif run.config["metadata"]:
         metrics["notes"].append("the metadata that the run was trained with is not there: no tables by sex and age")
-    with whole_file(run.folder / "people.csv") as temporary:
+    with whole_file(place / "people.csv") as temporary:
         people.to_csv(temporary)
 
 
@@ -254,10 +323,10 @@ def compare_runs(runs, out=None):
 
     Args:
         runs: list of str, names under runs/ or paths; the others are compared with the first.
-        out: where to write (default: under runs/).
+        out: a new folder (default: under runs/).
 
     Raises:
-        UserError: they cannot be compared.
+        UserError: they cannot be compared, or ``out`` holds something.
     """
     from metrics.comparison import pair_people, read_evaluations, side_by_side
     from report.figures import comparison_figure
@@ -265,11 +334,10 @@ def compare_runs(runs, out=None):
     evaluations = read_evaluations(runs)
     table, paired = side_by_side(evaluations), pair_people(list(evaluations))
     out = Path(out or f"runs/comparison-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    with making_folder(out):
-        for name, frame in (("comparison.csv", table), ("paired.csv", paired)):
-            with whole_file(out / name) as temporary:
-                frame.to_csv(temporary)
-        comparison_figure(out / "comparison.png", list(evaluations.values()))
+    with new_folder(out) as unfinished:
+        table.to_csv(unfinished / "comparison.csv")
+        paired.to_csv(unfinished / "paired.csv")
+        comparison_figure(unfinished / "comparison.png", list(evaluations.values()))
     print(table.T.to_string(float_format=lambda value: f"{value:.4g}"))
     print("\nagainst the first run, paired by person: mean difference and 95 % t interval")
     print(paired.to_string(float_format=lambda value: f"{value:.4g}"))
@@ -296,6 +364,7 @@ def add_run_flags(parser):
         metavar="FILE.npy|inception",
         help="one more Fréchet distance, of these features or of Keras InceptionV3's",
     )
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
 
 
 def add_compare_flags(parser):

@@ -6,6 +6,7 @@ need and nothing else does. Without --data the embedded demo cohort of simulated
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from training.options import OPTIONS, PRESETS, add_option_flags
 from utils import Parser, UserError, run_script, save_json, shell
@@ -104,14 +105,18 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
     """The chief's part before the first step: data, plan, run folder and lock; the config and the parts of the data."""
     from slices.frame import Box
     from training.data import prepare_data
-    from training.folder import locked
+    from training.folder import data_found, locked
     from training.plan import begin_run, plan_run, resolve_config
 
     begun = (folder / "config.json").is_file()
     if begun:
         stack.enter_context(locked(folder))
         config = resolve_config(options, resume=resume, **run)[1]  # whoever held the lock may have changed it
-    slices, parts = prepare_data(config, folder if resume else config["source"])
+    known = folder if resume else config["source"]
+    with data_found(Path(known or folder), config):
+        slices, parts = prepare_data(config, known)
+    if resume and "data" in options:
+        save_json(folder / "config.json", config)  # for whoever looks for them next
     if not resume:
         plan_run(team.tf, config, Box(*config["crop_box"]), dry_run)
         if not dry_run:
@@ -124,7 +129,7 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
 def join(team, folder):
     """The config and the parts of the data for a worker that is not the chief."""
     from training.data import prepare_data
-    from training.folder import read_config
+    from training.folder import data_found, read_config
     from training.options import with_defaults
 
     if not (folder / "config.json").is_file():
@@ -133,7 +138,8 @@ def join(team, folder):
             "all workers share"
         )
     config = with_defaults(read_config(folder))
-    return config, prepare_data(config, folder)[1]
+    with data_found(folder, config):
+        return config, prepare_data(config, folder)[1]
 
 
 def train_stages(team, config, folder, parts):

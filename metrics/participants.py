@@ -1,11 +1,10 @@
 """What is known of the participants: who is in which split, and the main numbers by sex and age."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from slices.index import read_search
 from slices.names import bare_ids
+from training.folder import find_beside
 from utils import UserError, finite
 
 MAIN = ("ssim_brain", "psnr_brain", "bits_per_code")
@@ -23,8 +22,9 @@ def read_metadata(path, run):
     Raises:
         UserError: it cannot be read, or lists none of the run's people.
     """
-    if path is None and Path(run.config["metadata"] or "").is_file():
-        path = run.config["metadata"]
+    if path is None and run.config["metadata"]:
+        given = find_beside(run.folder, run.config["metadata"])
+        path = given if given.is_file() else None
     if path is None:
         return None
     table = read_search(path)

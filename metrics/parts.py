@@ -1,4 +1,4 @@
-"""A split of a run, encoded and decoded, and samples that go with it; what took long is kept in the run's folder."""
+"""A split of a run, encoded and decoded, and samples that go with it; what took long is kept."""
 
 import hashlib
 from dataclasses import dataclass
@@ -46,16 +46,17 @@ class Part:
 
 
 class Cache:
-    """Arrays kept under cache/ of a run's folder, by the hash of the models, the seed and what they are made from.
+    """Arrays kept in a folder, by the hash of the models, the seed and what they are made from.
 
     Args:
         run: sampling.run.Run.
         seed: int, of what is random in them.
+        folder: Path (default: cache/ in the run's folder).
     """
 
-    def __init__(self, run, seed=0):
+    def __init__(self, run, seed=0, folder=None):
         files = ("vqvae.keras", "prior.keras")[: 1 + (run.stage == "prior")]
-        self.folder = run.folder / "cache"
+        self.folder = folder or run.folder / "cache"
         self.key = "".join(file_sha256(run.folder / name) for name in files) + f" {seed}"
 
     def kept(self, name, content, compute):

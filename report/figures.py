@@ -30,7 +30,7 @@ def plot(path, draw, size=(7, 3.6), rows=1, columns=1):
             figure.savefig(temporary, dpi=130, metadata={"Software": None})
 
 
-def draw_figures(folder, metrics, pictures):
+def draw_figures(folder, metrics, pictures, run_folder=None):
     """Write every figure into ``folder``: (file name, caption, whether it shows participants' images).
 
     Args:
@@ -38,6 +38,7 @@ def draw_figures(folder, metrics, pictures):
         pictures: dict of ``sets`` (metrics.samples.Sets), ``neighbours`` (pairs of sample and training row with their
             distance) and ``spectra`` (name → frequencies and power); and of a run alone ``bits_map`` (h, w) float and
             ``code_counts`` (K,) int.
+        run_folder: where a run's histories are.
     """
     sets, is_run = pictures["sets"], "bits_map" in pictures
     folder.mkdir(exist_ok=True)
@@ -79,13 +80,13 @@ def draw_figures(folder, metrics, pictures):
     figures.append(
         ("spectrum.png", "Radial power of unseen people's slices, of their reconstructions and of samples.", False)
     )
-    return figures + (draw_run_figures(folder, pictures) if is_run else [])
+    return figures + (draw_run_figures(folder, pictures, run_folder) if is_run else [])
 
 
-def draw_run_figures(folder, pictures):
+def draw_run_figures(folder, pictures, run_folder):
     """Write the figures of a run's codes and training into ``folder``; returns what ``draw_figures`` does."""
     plot(folder / "bits_map.png", lambda axes: bits_map(axes, pictures["bits_map"]), (4, 3.6))
-    learning_curves(folder)
+    learning_curves(folder / "learning_curves.png", run_folder)
     plot(folder / "codebook.png", lambda axes: codebook_use(axes, pictures["code_counts"]), (5, 3))
     return [
         ("bits_map.png", "Mean bits per code over the grid: where the prior is surprised.", False),
@@ -190,9 +191,9 @@ def bits_map(axes, bits):
     axes.set(xticks=[], yticks=[])
 
 
-def learning_curves(folder):
-    """figures/learning_curves.png from the two histories beside ``folder``."""
-    histories = [pd.read_csv(folder.parent / f"history_{name}.csv") for name in ("vqvae", "prior")]
+def learning_curves(path, run_folder):
+    """The curves of the two histories of a run."""
+    histories = [pd.read_csv(run_folder / f"history_{name}.csv") for name in ("vqvae", "prior")]
 
     def draw(axes):
         for panel, history, title in zip(axes, histories, ("VQ-VAE: loss", "prior: bits per code"), strict=True):
@@ -201,7 +202,7 @@ def learning_curves(folder):
             panel.set(title=title, xlabel="step")
             panel.legend()
 
-    plot(folder / "learning_curves.png", draw, (8, 3), columns=2)
+    plot(path, draw, (8, 3), columns=2)
 
 
 def codebook_use(axes, counts):

@@ -43,21 +43,23 @@ Radiology: Artificial Intelligence 6(4), e240300, [doi:10.1148/ryai.240300](http
 """
 
 
-def write_model_card(folder, config, metrics=None):
+def write_model_card(folder, config, metrics=None, out=None):
     """Write MODEL_CARD.md of a run; without metrics it says what is not yet measured.
 
     Args:
         folder, config: the run's.
         metrics: what its metrics.json holds.
+        out: folder to write it into (default: the run's).
     """
+    out = out or folder
     lines = [
         f"# Model card: {folder.name}",
         "",
         "A VQ-VAE and a gated PixelCNN prior over its codes, for axial brain MRI slices.",
         "",
-        *data_lines(folder, config),
+        *data_lines(out if (out / "MODEL_CARD.md").is_file() else folder, config),
         "",
-        *split_lines(folder, config),
+        *split_lines(folder, config, out),
         "",
         *training_lines(config),
         "",
@@ -71,7 +73,7 @@ def write_model_card(folder, config, metrics=None):
         "",
         CLAIM,
     ]
-    with whole_file(folder / "MODEL_CARD.md") as temporary:
+    with whole_file(out / "MODEL_CARD.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -140,14 +142,14 @@ def measured_lines(folder, metrics):
     ]
 
 
-def split_lines(folder, config):
+def split_lines(folder, config, out):
     """The section of the model card that says who is in which split, and how often test people were looked at."""
     slices = read_slices(folder)
     slices["split"] = pd.Categorical(slices["split"], ("train", "validation", "test"), ordered=True)
     groups = slices.groupby(["split", "label"], observed=True)
     table = groups.agg(people=("subject", "nunique"), slices=("path", "size"))
-    looks = folder / "test_looks.csv"
-    looked = len(looks.read_text(encoding="utf-8").splitlines()) - 1 if looks.is_file() else 0
+    tables = {place / "test_looks.csv" for place in (folder, out)}
+    looked = sum(len(looks.read_text(encoding="utf-8").splitlines()) - 1 for looks in tables if looks.is_file())
     return [
         "## Splits",
         "",

@@ -56,7 +56,7 @@ details>*{display:block}}
 """
 
 
-def write_report(folder, config, metrics, pictures, shareable=False):
+def write_report(folder, config, metrics, pictures, shareable=False, run_folder=None):
     """Write the figures, report.html and, for a run, its model card into ``folder``.
 
     Args:
@@ -64,16 +64,18 @@ def write_report(folder, config, metrics, pictures, shareable=False):
         metrics: what metrics.json holds.
         pictures: see ``draw_figures``.
         shareable: write report_shareable.html, too.
+        run_folder: the run's, where that is another than ``folder``.
 
     Returns:
         None, or why there is no report_shareable.html though it was asked for: the audit flags copies, cannot
         tell, or was not made.
     """
     (folder / "report_shareable.html").unlink(missing_ok=True)  # of an earlier evaluation
-    figures = draw_figures(folder / "figures", metrics, pictures)
+    run_folder = run_folder or folder
+    figures = draw_figures(folder / "figures", metrics, pictures, run_folder)
     write_page(folder / "report.html", folder, config, metrics, figures)
     if "bits_map" in pictures:
-        write_model_card(folder, config, metrics)
+        write_model_card(run_folder, config, metrics, folder)
     if not shareable:
         return None
     verdict = metrics.get("memorisation", {}).get("verdict", "cannot tell: there was no audit")

@@ -10,7 +10,7 @@ import pandas as pd
 from sampling.draws import BLOCK, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
 from slices.frame import Box, crop, paste, to_bytes
 from slices.index import read_slices
-from training.folder import load_models, open_run
+from training.folder import find_beside, load_models, open_run
 from training.workers import start_tensorflow
 from utils import UserError, block_starts, progress
 
@@ -64,7 +64,11 @@ class Run:
         if isinstance(name, Path):
             name = f"./{name}" if len(name.parts) == 1 else str(name)
         self.folder, self.config = open_run(name, stage)
-        self.stage, self.name, self.data = stage, self.folder.name, Path(data or self.config["data"])
+        self.stage, self.name, self.data = (
+            stage,
+            self.folder.name,
+            Path(data or find_beside(self.folder, self.config["data"])),
+        )
         self.labels, self.num_positions = self.config["labels"], self.config["num_positions"]
         self.frame, self.code_grid = tuple(self.config["frame"]), tuple(self.config["code_grid"])
         self.box = Box(*self.config["crop_box"])

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 
-from utils import UserError
+from utils import DISK, UserError
 
 
 def in_processes(function, jobs, workers=None):
@@ -48,12 +48,13 @@ def _leave_with_parent():
 
 
 @contextmanager
-def held(folder, doing):
+def held(folder, doing, needed=True):
     """Hold a folder for one process by its file ``lock``; the system's lock ends with the process, however it ends.
 
     Args:
         folder: Path, one that is there.
         doing: what the process does with it, for the sentence: "being trained".
+        needed: whether to refuse a file system that knows no locks.
 
     Raises:
         UserError: another process holds it, and which.
@@ -69,9 +70,12 @@ def held(folder, doing):
         with suppress(OSError):  # Windows lets nobody else read it
             who = holder.read_text(encoding="utf-8").strip()
         raise UserError(f"{folder} is {doing} by {who or 'another process'}: wait for it, or stop it") from None
-    except PermissionError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) in DISK:
+            raise
+        if not needed:
+            yield
+            return
         raise UserError(
             f"{folder} is on a file system that knows no locks ({error}): choose another, or have it mounted with them"
         ) from None

@@ -68,7 +68,7 @@ def make_slices(
     listed = "\n".join(f"{scan.source}\0{scan.name}\0{scan.label}" for scan in scans)
     settings = {"finished": False, **options, "scans": hashlib.sha256(listed.encode()).hexdigest()}
     try:
-        with making_folder(out), held(out, "being filled"):
+        with making_folder(out), held(out, "being filled", needed=False):
             _check_out(out)  # again: another process may have been at it
             rows = _rows_so_far(out, settings)
             for folder in (out, out / ".views", *(out / "train").glob("*")):

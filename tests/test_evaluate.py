@@ -105,7 +105,7 @@ def test_test_people_are_counted_as_looks(looked):
     looks = pd.read_csv(looked / "test_looks.csv")
     assert list(looks) == ["date", "commit", "command"] and len(looks) == 1
     assert "--split test" in looks["command"][0]
-    evaluate.note_look(looked, "once more")
+    evaluate.note_look(looked, looked, "once more")
     assert list(pd.read_csv(looked / "test_looks.csv")["command"])[1] == "once more"
     measured = json.loads((looked / "metrics.json").read_text())
     assert isinstance(measured["prior"]["bits_per_code_test"], dict)
@@ -136,7 +136,7 @@ def test_metadata_gives_tables_by_sex_and_age(looked):
 
 def test_metadata_is_joined_by_image_where_people_are_image_ids(tmp_path):
     slices = pd.DataFrame({"subject": ["1", "2", "3"], "split": ["train", "train", "test"]})
-    run = SimpleNamespace(slices=slices, config={"metadata": None})
+    run = SimpleNamespace(slices=slices, config={"metadata": None}, folder=tmp_path / "run")
     pd.DataFrame({"Image Data ID": ["I1", "I2", "I9"], "Subject": ["002_S_1", "005_S_2", "002_S_1"]}).to_csv(
         tmp_path / "adni.csv", index=False
     )
@@ -282,7 +282,8 @@ def test_generated_images_of_predict_tell_their_label_and_position(finished_run,
         (["folder", "{data}/test", "--real", "{data}/train/AD/one"], "does not exist"),
         (["compare", "{run}", "{run}"], "has no metrics.json"),
         (["compare", "a", "b", "--quick"], "--quick is no flag of python evaluate.py compare"),
-        (["--run", "a", "--out", "b"], "--out is no flag of python evaluate.py, but"),
+        (["--run", "{run}", "--out", "{data}"], "holds something other than an evaluation of copy"),
+        (["--run", "{run}", "--out", "{data}/train/AD/100_70.png"], "is a file"),
         (["folder", "a", "--real", "b", "--shareable"], "--shareable needs --train"),
         (["--run", "{run}", "--split", "test", "--metadata", "{data}/nothing.csv"], "nothing.csv cannot be read"),
         (["--run", "{run}", "--features", "inception", "--num-samples", "20"], "needs 2,048 images"),

@@ -22,6 +22,7 @@ import train
 import training.loop
 import training.optimisation
 import training.steps
+from sampling.run import Run
 from training.checkpoints import checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
 from training.folder import locked
 from utils import Interrupted, UserError
@@ -268,6 +269,35 @@ def test_a_prior_that_is_begun_is_not_begun_again(stopped):
     with pytest.raises(UserError, match="is begun: go on with --resume"):
         train.main(["--run", str(stopped), "--stage", "prior", "--seed", "5"])
     assert (stopped / "config.json").read_bytes() == before
+
+
+def test_a_run_goes_on_from_any_folder_and_keeps_the_path_of_its_data(
+    stopped, slices_folder, finished_run, monkeypatch
+):
+    shutil.copytree(slices_folder, stopped.parent / "given" / "slices")
+    edit(stopped, data="given/slices")
+    elsewhere = stopped.parent / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    train.main(["--resume", "../../run"])
+    assert weights(stopped / "prior.keras") == weights(finished_run / "prior.keras")
+    assert json.loads((stopped / "config.json").read_text())["data"] == "given/slices"
+    assert Run(stopped).data == stopped.parent / "given" / "slices"
+
+
+def test_data_that_moved_are_told_and_the_fingerprint_decides(stopped, slices_folder, tmp_path):
+    edit(stopped, data="nowhere/slices")
+    with pytest.raises(UserError, match="nowhere/slices of the run .* is not there: say where it is with --data"):
+        train.main(["--resume", str(stopped)])
+    other = shutil.copytree(slices_folder, tmp_path / "other")
+    first, second = sorted((other / "train" / "AD").glob("*.png"))[:2]
+    shutil.copy(second, first)
+    with pytest.raises(UserError, match="not those that .* was trained on"):
+        train.main(["--resume", str(stopped), "--data", str(other)])
+    assert json.loads((stopped / "config.json").read_text())["data"] == "nowhere/slices"
+    train.main(["--resume", str(stopped), "--data", str(slices_folder)])
+    config = json.loads((stopped / "config.json").read_text())
+    assert config["data"] == str(slices_folder) and config["finished"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,42 @@ def run_name(folder):
     return folder.name if folder.parent == Path("runs") else folder
 
 
+def find_beside(folder, name):
+    """The path that a run's config gives, of its data or metadata, as it is to be found from here: a Path.
+
+    A relative one counted from where the training began. Where it leads nowhere from the current folder, it is tried
+    from the folders above the run's, of which the nearest one that has it is taken. The path as it was is returned
+    where there is none, or where it is absolute.
+
+    Args:
+        folder: Path of the run.
+        name: str or Path.
+    """
+    name = Path(name)
+    if name.exists() or name.is_absolute():
+        return name
+    return next((above / name for above in folder.absolute().parents if (above / name).exists()), name)
+
+
+@contextmanager
+def data_found(folder, config):
+    """In the block, the config's data are where they are to be found from here; afterwards as they were given again."""
+    given = config["data"]
+    if given is not None:
+        config["data"] = str(find_beside(folder, given))
+    try:
+        yield
+    finally:
+        if given is not None:
+            config["data"] = given  # a path of this machine has no business in a config that is shared
+
+
+def check_data(folder, config):
+    """Raise a UserError unless the data of a run are there."""
+    if not find_beside(folder, config["data"]).is_dir():
+        raise UserError(f"the data {config['data']} of the run {folder} is not there: say where it is with --data DIR")
+
+
 # ---- config.json --------------------------------------------------------------------------------
 
 

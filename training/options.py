@@ -74,7 +74,9 @@ COUNT = (1, 10**9)
 class Options:
     """The options of a training, with the values of the preset default."""
 
-    data: str = option(None, "folder of slices", DATA, metavar="DIR", none="the simulated demo cohort", of_vqvae=True)
+    data: str = option(
+        None, "folder of slices", DATA, metavar="DIR", none="the simulated demo cohort", of_vqvae=True, resumable=True
+    )
     metadata: str = option(
         None,
         "ADNI search CSV that tells which images are one person's",

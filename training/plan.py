@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from training.checkpoints import last_good
-from training.folder import CONFIG_FORMAT, open_run, read_config, run_folder
+from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
 from training.options import flag_of, names_of, preset_values, with_defaults
 from utils import UserError, check_folder, git_commit, new_folder, processor, save_json, shell
 
@@ -37,7 +37,7 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
     """
     if resume is not None:
         if preset or dry_run or run or vqvae or stage != "all" or set(options) - set(names_of(resumable=True)):
-            may = " and ".join(map(flag_of, names_of(resumable=True)))
+            may = ", ".join(map(flag_of, names_of(resumable=True)))
             raise UserError(f"--resume goes on as the run began, and goes with no other flag than {may}")
         return resumed_config(resume, options)
     check_stage(stage, run, vqvae)
@@ -86,7 +86,7 @@ def copied_config(source, stage, preset, options):
     """The config of a run whose VQ-VAE, and its data, are those of the run ``source``."""
     folder, config = open_run(source, stage="vqvae")
     for name in names_of(of_vqvae=True):
-        if name in options:
+        if name in options and name != "data":  # which may have moved
             raise UserError(f"{flag_of(name)} cannot be changed: it is that of the VQ-VAE in {folder}")
     if stage == "prior" and config["stages"]["prior"] == "wanted":
         raise UserError(f"the prior of {folder} is begun: go on with --resume {folder}")
@@ -97,6 +97,9 @@ def copied_config(source, stage, preset, options):
         of_prior = {name: value for name, value in preset_values(preset).items() if name.startswith("prior_")}
         config |= {**of_prior, "preset": preset}
     config |= {**options, "source": str(folder)}
+    check_data(folder, config)
+    if stage != "prior":  # the new run lies elsewhere
+        config["data"] = str(find_beside(folder, config["data"]))
     for outcome in ("validation", "seconds"):
         config.pop(outcome, None)
     return config
@@ -113,7 +116,10 @@ def resumed_config(resume, options):
             f"{folder} was begun by an earlier version, with another loss: finish it with that version, or "
             "start anew with another --run"
         )
-    return folder, with_defaults(config) | options
+    config = with_defaults(config) | options  # the data may have moved; their fingerprint decides
+    if not is_finished(config):
+        check_data(folder, config)
+    return folder, config
 
 
 def refuse_taken(folder):
