@@ -83,7 +83,7 @@ class CopySearch:
         spread = np.sqrt(np.maximum(masks @ (flat**2).T - sums**2 / area, 1e-3))
         correlation = (queries @ flat.T / (spread * max(np.sqrt((query**2).sum()), 1e-3))).max(axis=0)
         best = correlation.argmax()
-        return float(1 - correlation[best]), int(candidates[best] % n)
+        return max(float(1 - correlation[best]), 0.0), int(candidates[best] % n)  # a copy's rounds to below 0
 
 
 def nearest_windows(queries, training, own=None, window=10):

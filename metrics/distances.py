@@ -60,7 +60,7 @@ def set_distances(samples, reference, originals, shape_rms):
 
 
 def frechet_distance(first, second):
-    """Squared Fréchet distance of Gaussians fitted to two sets of features (N, C), (M, C).
+    """Squared Fréchet distance of Gaussians fitted to two sets of features (N, C), (M, C): 0 or more.
 
     Covariances shrunk by Ledoit & Wolf (2004), for N may be little above C.
     """
@@ -68,19 +68,23 @@ def frechet_distance(first, second):
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
-    return float(
+    distance = float(
         ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
         + np.trace(covariances[0])
         + np.trace(covariances[1])
         - 2 * cross
     )
+    return max(distance, 0.0)  # rounding leaves less where both are the same
 
 
 def kernel_distance(first, second, first_person, second_person):
     """Unbiased squared maximum mean discrepancy, kernel (x·y / C + 1)³ (Bińkowski et al. 2018, KID).
 
-    Pairs of slices of one person are left out. Features (N, C), (M, C), divided by their RMS.
+    Pairs of slices of one person are left out. Features (N, C), (M, C), divided by their RMS. As an unbiased estimate
+    of what may be 0, it is below 0 as often as not where the sets are alike. None where a set has one person.
     """
+    if min(len(np.unique(person)) for person in (first_person, second_person)) < 2:
+        return None
 
     def kernel(a, b):
         return (a @ b.T / a.shape[1] + 1) ** 3

@@ -7,6 +7,9 @@ from scipy import stats
 from metrics.copies import CopySearch, nearest_windows
 from metrics.nulls import NULL_DRAWS, band, draw_null
 from metrics.people import auc_interval
+from metrics.reasons import put
+
+SAME = 1e-5  # a distance that rounding may leave between one image and itself
 
 
 def measure_memorisation(sets, seed):
@@ -28,18 +31,34 @@ def measure_memorisation(sets, seed):
         "planted_found": float(below["planted"].mean()),
         "threshold": threshold,
         "audit_false_alarm": false_alarm,
-        "copies_fraction": float(below["samples"].mean() - false_alarm),
-        "copies_fraction_null": band([below["null"][rows].mean() - false_alarm for rows in draws]),
+        **share_beyond("copies_fraction", below["samples"].mean(), false_alarm),
+        "copies_fraction_null": band([max(below["null"][rows].mean() - false_alarm, 0.0) for rows in draws]),
         "people_copied": len(set(sets.search.person[nearest[below["samples"]]])),
-        "nn_ratio": float(np.median(distance["samples"]) / unseen),
-        "nn_ratio_null": band([np.median(distance["null"][rows]) / unseen for rows in draws]),
     }
+    ratio = float(np.median(distance["samples"]) / unseen) if unseen > SAME else None
+    ratios = [np.median(distance["null"][rows]) / unseen for rows in draws] if unseen > SAME else []
+    put(result, "nn_ratio", ratio, "nn_ratio")
+    put(result, "nn_ratio_null", band(ratios), "nn_ratio")
     local, local_excess = measure_local_copies(sets)
     excess = more_than_chance(below["samples"], np.concatenate([below["unseen"], below["null"]])) or local_excess
     result |= local | {"flagged": bool(excess)}
     result["verdict"] = verdict(result, below["samples"].mean())
     order = np.argsort(distance["samples"])[:10]
     return result, [(int(row), int(nearest[row]), float(distance["samples"][row])) for row in order]
+
+
+def share_beyond(name, share, false_alarm):
+    """By how much the share of samples that look like copies exceeds that of unseen people's slices: a dict.
+
+    It is 0 at least, with the reason beside it where it is less.
+    """
+    if share >= false_alarm:
+        return {name: float(share - false_alarm)}
+    return {
+        name: 0.0,
+        f"{name}_why": f"{100 * share:.1f} % of samples look like copies, fewer than the {100 * false_alarm:.1f} % of "
+        "unseen people's slices that do: counted as none",
+    }
 
 
 def search_copies(sets):
@@ -102,7 +121,7 @@ def measure_local_copies(sets):
     false_alarm = float(above["unseen"].mean())
     excess = more_than_chance(above["samples"], np.concatenate([above["unseen"], above["null"]]))
     return {
-        "copies_local": float(above["samples"].mean() - false_alarm),
+        **share_beyond("copies_local", above["samples"].mean(), false_alarm),
         "local_false_alarm": false_alarm,
         "local_threshold": float(threshold),
     }, excess and false_alarm <= 0.05

@@ -26,6 +26,21 @@ def for_nulls(subjects):
     return whole_people(subjects, 2 * SET_SLICES)
 
 
+RANGES = {  # of what cannot leave them: an interval of few people would
+    **dict.fromkeys(("ssim", "ssim_brain"), (-1.0, 1.0)),
+    **dict.fromkeys(("ms_ssim", "tissue_dice", "ventricle_dice", "mae", "mae_brain"), (0.0, 1.0)),
+    "frc_resolution": (0.0, 0.5),
+    **dict.fromkeys(("psnr", "psnr_brain"), (-np.inf, 100.0)),
+    **dict.fromkeys(("spectrum_gap", "bits", "frechet", "frechet_real", "patches"), (0.0, np.inf)),
+}
+
+
+def interval(name, value, margin):
+    """{"value", "low", "high"}: value ± margin, which ends where ``name`` does by RANGES."""
+    least, most = RANGES.get(name, (-np.inf, np.inf))
+    return {"value": value, "low": max(float(value - margin), least), "high": min(float(value + margin), most)}
+
+
 def mean_by_person(rows, subjects):
     """Average per-slice metrics within each person first, then over people.
 
@@ -34,8 +49,8 @@ def mean_by_person(rows, subjects):
         subjects: whose slice each row is.
 
     Returns:
-        dict of metric -> {"value", "low", "high"}: mean over people and its 95 % t interval, or the plain
-        value when there is one person.
+        dict of metric -> {"value", "low", "high"}: mean over people and its 95 % t interval, as far as the metric
+        reaches, or the plain value when there is one person.
     """
     people = pd.DataFrame(rows).groupby(np.asarray(subjects)).mean()  # (people, metrics)
     summary = {}
@@ -46,7 +61,7 @@ def mean_by_person(rows, subjects):
             summary[name] = mean
             continue
         margin = float(stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values)))
-        summary[name] = {"value": mean, "low": mean - margin, "high": mean + margin}
+        summary[name] = interval(name, mean, margin)
     return summary
 
 
@@ -83,5 +98,5 @@ def jackknife(statistics, sets, person):
             continue
         n = len(estimates)
         margin = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((estimates - estimates.mean()) ** 2).sum())
-        result[name] = {"value": value, "low": float(value - margin), "high": float(value + margin)}
+        result[name] = interval(name, value, margin)
     return result

@@ -8,6 +8,8 @@ WHY_NOT = {
     "effect": "no brain was found, or all real people are alike",
     "wasserstein": "no brain was found",
     "spread": "--quick draws one set",
+    "kid": "needs two people on both sides",
+    "ratio": "half of the slices of unseen people are among those of training",
     "null": "there are no training people to draw from",
 }
 

@@ -34,7 +34,14 @@ SUMMARY = (
         2,
         "shape and pose of samples against reconstructions of unseen people; more than the null is too far",
     ),
-    ("samples", "kid", "kernel distance", 3, "the same with a kernel that sees more than means and covariances"),
+    (
+        "samples",
+        "kid",
+        "kernel distance",
+        3,
+        "the same with a kernel that sees more than means and covariances; an unbiased estimate, which may be below 0 "
+        "where nothing differs",
+    ),
     (
         "samples",
         "c2st",
@@ -189,5 +196,14 @@ def print_measurement(metrics):
         bits, unigram = prior[f"bits_per_code_{metrics['split']}"], prior["unigram_bits_per_code"]
         print(
             f"  prior: {told(bits, 3)} bits per code; unigram {unigram:.3f} "
-            f"({100 * (1 - value_of(bits) / unigram):.1f} % below it), uniform {prior['uniform_bits_per_code']:.3f}"
+            f"({set_against(value_of(bits), unigram)}), uniform {prior['uniform_bits_per_code']:.3f}"
         )
+
+
+def set_against(number, other):
+    """How far a number of 0 or more lies from another, in words: "43.0 % below it"."""
+    if number <= other:
+        return f"{100 * (1 - number / other):.1f} % below it" if other else "both are 0"
+    if number <= 2 * other:
+        return f"{100 * (number / other - 1):.1f} % above it: worse than counting codes"
+    return "more than twice it: worse than counting codes"

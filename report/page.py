@@ -14,11 +14,13 @@ METHOD = """
 Every set is 8-bit grey in the run's crop box. The brain is the largest component of pixels over 5 % grey, opened by a
 cross, holes filled; per-image measures take the mask of the original. Sets that are compared have the same labels and
 positions. Means are over people, after averaging each person's slices, with t intervals over people; the intervals of
-set distances are a jackknife that leaves out one person at a time. <b>Null band</b>: the same statistic, median and 5
+set distances are a jackknife that leaves out one person at a time; an interval ends where its measure does, such as a
+distance at 0. <b>Null band</b>: the same statistic, median and 5
 to 95 %, with reconstructions of training people, drawn 20 times, in the place of samples: what a perfect prior would
 score with this many slices. <b>Components</b>: principal components of half-size training slices, the mean of each
-position removed. <b>Fréchet</b>: 16 of them, Ledoit–Wolf covariances. <b>Kernel distance</b>: unbiased, cubic, 32
-components over their RMS, pairs of one person left out. <b>Two-sample AUC</b>: the largest of three RBF support
+position removed. <b>Fréchet</b>: 16 of them, Ledoit–Wolf covariances. <b>Kernel distance</b>: cubic, 32
+components over their RMS, pairs of one person left out; an unbiased estimate, which may be below 0 where nothing
+differs. <b>Two-sample AUC</b>: the largest of three RBF support
 vector machines (shape; texture: 16 bands of radial power and moments of four Laplacian levels; both), a person's
 slices in one fold. <b>Patches</b>: sliced Wasserstein distance of 7×7 patches at three Laplacian levels.
 <b>Diversity</b>: mean 1 − MS-SSIM of pairs of one label and position, samples over reconstructions of different

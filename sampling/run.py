@@ -64,11 +64,8 @@ class Run:
         if isinstance(name, Path):
             name = f"./{name}" if len(name.parts) == 1 else str(name)
         self.folder, self.config = open_run(name, stage)
-        self.stage, self.name, self.data = (
-            stage,
-            self.folder.name,
-            Path(data or find_beside(self.folder, self.config["data"])),
-        )
+        self.stage, self.name = stage, self.folder.name
+        self.data = Path(data) if data else find_beside(self.folder, self.config["data"])
         self.labels, self.num_positions = self.config["labels"], self.config["num_positions"]
         self.frame, self.code_grid = tuple(self.config["frame"]), tuple(self.config["code_grid"])
         self.box = Box(*self.config["crop_box"])

@@ -1,7 +1,9 @@
 """evaluate.py on a tiny run, on folders of any generator, and on several runs."""
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from metrics.participants import read_metadata
 from metrics.parts import Cache
 from metrics.sets import replace_images
 from sampling.run import Run
+from slices.processes import held
 from utils import UserError
 
 
@@ -110,6 +113,41 @@ def test_test_people_are_counted_as_looks(looked):
     measured = json.loads((looked / "metrics.json").read_text())
     assert isinstance(measured["prior"]["bits_per_code_test"], dict)
     assert measured["samples"]["frechet_spread"] is None and "quick" in measured["samples"]["frechet_spread_why"]
+
+
+def test_a_run_whose_folder_cannot_be_written_is_measured_elsewhere(evaluated, tmp_path, monkeypatch, capsys):
+    run, out = tmp_path / "tiny", tmp_path / "elsewhere" / "deep"
+    shutil.copytree(evaluated, run, ignore=lambda folder, names: [*{*names} & evaluate.EVALUATION])
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot be written: say with --out where the evaluation goes"):
+        evaluate.main(["--run", str(run)])
+
+    def read_only(path, command, append=evaluate._append_look):
+        if path.parent == run:
+            raise OSError(errno.EROFS, "Read-only file system")
+        append(path, command)
+
+    monkeypatch.setattr(evaluate, "_append_look", read_only)
+    shutil.copytree(evaluated / "cache", out / "cache")
+    evaluate.main(["--run", str(run), "--num-samples", "20", "--out", str(out)])
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert {path.name for path in out.iterdir()} == evaluate.EVALUATION - {"report_shareable.html", "test_looks.csv"}
+    here, there = (json.loads((folder / "metrics.json").read_text()) for folder in (evaluated, out))
+    assert {**here, "command": ""} == {**there, "command": ""}
+    assert not (out / "cache" / "lock").exists()
+    evaluate.main(["--run", str(run), "--num-samples", "20", "--quick", "--out", str(out), "--split", "test"])  # again
+    assert len(pd.read_csv(out / "test_looks.csv")) == 1 and "count it with the others" in capsys.readouterr().err
+    assert "evaluations on test people so far: 1" in (out / "MODEL_CARD.md").read_text()
+
+
+def test_two_evaluations_do_not_write_into_one_folder(evaluated, tmp_path):
+    (tmp_path / "out" / "cache").mkdir(parents=True)
+    with (
+        held(tmp_path / "out" / "cache", "being used for an evaluation"),
+        pytest.raises(UserError, match="is being used for an evaluation by process"),
+    ):
+        evaluate.main(["--run", str(evaluated), "--out", str(tmp_path / "out")])
 
 
 def test_a_split_too_large_for_sets_is_thinned_by_person_and_says_so(evaluated, tmp_path, monkeypatch):

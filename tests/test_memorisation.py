@@ -7,7 +7,7 @@ import pytest
 from test_sets import brains, measure_brains
 
 from metrics.copies import CopySearch, nearest_windows, shift_and_gain
-from metrics.memorisation import measure_memorisation
+from metrics.memorisation import SAME, measure_memorisation, share_beyond
 from metrics.sets import Yardstick, as_samples
 from metrics.usefulness import measure_usefulness
 
@@ -57,6 +57,24 @@ def test_one_per_cent_of_copies_among_a_thousand_samples_is_found():
     assert result["flagged"] and result["verdict"].startswith("copies found")
     assert result["copies_fraction"] == pytest.approx(0.01, abs=0.002) and result["people_copied"] == 10
     assert {sample for sample, _, _ in nearest} == set(range(10))
+
+
+def test_fewer_copies_than_among_unseen_people_are_none_and_the_reason_stands_beside_it(measured):
+    assert share_beyond("copies", 0.03, 0.01) == {"copies": pytest.approx(0.02)}
+    assert share_beyond("copies", 0.01, 0.01) == {"copies": 0.0}
+    less = share_beyond("copies", 0.0, 0.025)
+    assert less["copies"] == 0.0 and "0.0 % of samples" in less["copies_why"] and "2.5 % of" in less["copies_why"]
+
+
+def test_a_ratio_to_unseen_people_who_are_training_people_is_null(measured):
+    """No distance is below 0, and none is divided by 0."""
+    same = SimpleNamespace(**vars(measured) | {"reference": as_samples(measured.training, measured.training.images)})
+    result, nearest = audit(same, as_samples(measured.reference, measured.reference.images))
+    assert result["audit_false_alarm"] == 1 and result["copies_fraction"] == 0 and result["copies_fraction_why"]
+    assert result["nn_ratio"] is None and "are among those of training" in result["nn_ratio_why"]
+    assert result["nn_ratio_null"] is None and result["nn_ratio_null_why"]
+    copies, _ = CopySearch(measured.training).nearest(same.reference, "copies")
+    assert copies.min() >= 0 and copies.max() < SAME
 
 
 def test_an_audit_that_cannot_tell_says_so(measured):

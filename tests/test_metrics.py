@@ -61,12 +61,20 @@ def test_a_black_original_has_no_brain_metrics():
 
 
 def test_people_are_the_unit():
-    rows = [{"ssim": value} for value in (0.0, 0.0, 0.0, 1.0)]
-    summary = mean_by_person(rows, ["a", "a", "a", "b"])["ssim"]
+    rows = [{"anything": value, "ssim": value, "bits": value} for value in (0.0, 0.0, 0.0, 1.0)]
+    summary = mean_by_person(rows, ["a", "a", "a", "b"])["anything"]
     assert summary["value"] == pytest.approx(0.5)  # not 0.25
     margin = 12.706 * np.std([0, 1], ddof=1) / np.sqrt(2)  # t with one degree of freedom
     assert summary["high"] - summary["value"] == pytest.approx(margin, rel=1e-3)
-    assert mean_by_person(rows, ["a"] * 4)["ssim"] == pytest.approx(0.25)
+    assert mean_by_person(rows, ["a"] * 4)["anything"] == pytest.approx(0.25)
+
+
+def test_an_interval_ends_where_its_measure_does():
+    rows = [{"anything": value, "ssim": value, "bits": value} for value in (0.0, 1.0)]
+    summary = mean_by_person(rows, ["a", "b"])
+    assert summary["ssim"] == {"value": 0.5, "low": -1.0, "high": 1.0}
+    assert summary["bits"] == {"value": 0.5, "low": 0.0, "high": summary["anything"]["high"]}
+    assert summary["anything"]["low"] < -1 and summary["anything"]["high"] > 1
 
 
 def test_codebook_use():

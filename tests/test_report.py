@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from test_sets import brains
 
 from metrics.samples import spectra_of
+from report.numbers import set_against
 from report.page import write_report
 
 
@@ -51,3 +53,17 @@ def test_spectra_leave_out_reconstructions_where_there_are_none():
     assert len(frequencies) == len(power) == 20 and 0 < frequencies[0] < frequencies[-1] < 0.5 and np.all(power > 0)
     sets.reference = samples
     assert list(spectra_of(sets)) == ["slices", "reconstructions", "samples"]
+
+
+@pytest.mark.parametrize(
+    ("number", "other", "words"),
+    [
+        (3, 4, "25.0 % below it"),
+        (0, 0, "both are 0"),
+        (5, 4, "25.0 % above it: worse than counting codes"),
+        (4.2, 0.1, "more than twice it: worse than counting codes"),
+        (1, 0, "more than twice it: worse than counting codes"),
+    ],
+)
+def test_bits_are_set_against_counting_codes_in_words(number, other, words):
+    assert set_against(number, other) == words

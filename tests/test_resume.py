@@ -271,9 +271,7 @@ def test_a_prior_that_is_begun_is_not_begun_again(stopped):
     assert (stopped / "config.json").read_bytes() == before
 
 
-def test_a_run_goes_on_from_any_folder_and_keeps_the_path_of_its_data(
-    stopped, slices_folder, finished_run, monkeypatch
-):
+def test_a_run_goes_on_from_any_folder_and_keeps_the_path_given(stopped, slices_folder, finished_run, monkeypatch):
     shutil.copytree(slices_folder, stopped.parent / "given" / "slices")
     edit(stopped, data="given/slices")
     elsewhere = stopped.parent / "else" / "where"

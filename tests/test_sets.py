@@ -88,6 +88,21 @@ def test_kernel_distance_is_unbiased_and_leaves_out_pairs_of_one_person():
     assert kernel_distance(twins, people[:5], person, np.arange(5)) == pytest.approx(expected)
 
 
+def test_no_distance_is_below_zero_and_one_person_has_none():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        features = random.normal(size=(12, 16)) * 1e3
+        assert frechet_distance(features, features) >= 0
+    first, second = random.normal(size=(2, 8, 3))
+    alone, others = np.zeros(8, int), np.arange(8)
+    assert kernel_distance(first, second, alone, others) is None
+    assert kernel_distance(first, second, others, alone) is None
+    estimates = iter([0.1, 5.0, 0.1, 0.1])
+    sets = [brains(3)]
+    found = jackknife(lambda images: {"frechet": 0.1, "kid": next(estimates)}, sets, sets[0].person)
+    assert found["frechet"]["low"] >= 0 > found["kid"]["low"]
+
+
 def test_two_sample_auc_is_chance_for_shuffled_people_and_one_for_other_images(measured):
     everyone = measured.yardstick.describe(brains(24, seed=4))
     odd = np.isin(everyone.person, [f"p{i}" for i in range(0, 24, 2)])

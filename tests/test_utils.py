@@ -1,6 +1,12 @@
 """Files, folders and random numbers that the scripts share."""
 
+import errno
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +15,9 @@ import utils
 from slices.frame import to_bytes
 from training.folder import load_models, run_folder
 from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+MISSING = ("fcntl", "resource", "pwd", "grp", "termios")
 
 
 def test_a_file_that_fails_halfway_leaves_the_one_before(tmp_path):
@@ -33,6 +42,161 @@ def test_a_folder_that_fails_halfway_leaves_nothing(tmp_path):
     assert (tmp_path / "new" / "deep" / "whole.txt").read_text() == "whole"
     with pytest.raises(UserError, match="left alone"), utils.new_folder(tmp_path / "new" / "deep"):
         pass
+
+
+def test_folders_with_one_path_do_not_mix_and_the_second_to_finish_is_told(tmp_path):
+    with (
+        pytest.raises(UserError, match="another process has filled .*out meanwhile"),
+        utils.new_folder(tmp_path / "out"),
+    ):  # noqa: SIM117
+        with utils.new_folder(tmp_path / "out") as first:
+            for number in range(100):
+                (first / f"{number}.txt").touch()
+    assert len(list((tmp_path / "out").iterdir())) == 100
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+STOPPED = """
+import os, signal, sys, time
+import utils
+
+def main(argv):
+    with utils.new_folder({out!r}) as folder, utils.whole_file({file!r}) as file:
+        file.write_text("half")
+        for number in range(100):
+            (folder / f"{{number}}.png").touch()
+        {then}
+
+if __name__ == "__main__":
+    utils.run_script(main)
+"""
+
+
+def python(code, cwd=ROOT, **options):
+    """What a Python process that runs the code, at the root of this code, says and how it ends."""
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("then", "status", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 143, "terminated"),
+        ("[os.kill(os.getpid(), signal.SIGTERM) for _ in '12']; time.sleep(9)", 143, "terminated"),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, "interrupted"),
+        ("raise OSError(28, 'No space left on device', str(folder / '7.png'))", 2, "out/7.png cannot be written (No"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+    ],
+)
+def test_nothing_unfinished_stays_however_a_script_ends(then, status, said, tmp_path):
+    done = python(STOPPED.format(out=str(tmp_path / "out"), file=str(tmp_path / "table.csv"), then=then))
+    assert done.returncode == status and said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_what_lives_or_is_elsewhere_is_not(tmp_path):
+    code = STOPPED.format(
+        out=str(tmp_path / "out"), file=str(tmp_path / "table.csv"), then="os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    python(code)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 and all(name.startswith(".unfinished-") for name in left)
+    machine, pid = re.match(r"\.unfinished-(\w{8})-(\d+)-", left[0]).groups()
+    kept = [left[0].replace(machine, "0" * 8), f".unfinished-{machine}-{os.getppid()}-x", ".unfinished-mine"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    with utils.new_folder(tmp_path / "out") as folder:
+        for number in range(10):
+            (folder / f"{number}.png").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
+    assert len(list((tmp_path / "out").iterdir())) == 10
+
+
+FAULTS = {
+    OSError(errno.ENOSPC, "No space left on device"): "the output cannot be written (No space left on device): free",
+    OSError(errno.EROFS, "Read-only file system", "a.png"): "a.png cannot be written (Read-only file system): choose",
+    OSError(errno.EDQUOT, "Disk quota exceeded", "a.png"): "a.png cannot be written (Disk quota exceeded): free some",
+    PermissionError(errno.EACCES, "Permission denied", "a.png"): "a.png cannot be used (Permission denied)",
+    OSError("Can't write data (errno = 28, error message = 'No space left on device')"): "No space left on device",
+    OSError("100 requested and 0 written"): "cannot be written",
+    FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"): "set TMPDIR",
+}
+
+
+@pytest.mark.parametrize("error", FAULTS)
+def test_trouble_with_the_disk_is_one_sentence_in_every_script(error, monkeypatch, capsys):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(utils, "prepare_process", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        utils.run_script(main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and FAULTS[error] in said and said.count("\n") == 1
+
+
+def test_an_error_that_is_not_the_disks_stays_a_bug(monkeypatch):
+    monkeypatch.setattr(utils, "prepare_process", lambda: None)
+    for error in (FileNotFoundError(2, "No such file or directory", "x"), ValueError("No space left on device")):
+
+        def main(argv, error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            utils.run_script(main)
+
+
+def test_a_full_disk_is_told_with_the_name_that_the_user_knows(tmp_path):
+    with pytest.raises(OSError, match="table.csv") as raised, utils.whole_file(tmp_path / "table.csv") as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+    assert raised.value.filename == str(tmp_path / "table.csv")
+
+
+def test_a_link_to_an_empty_folder_leads_to_the_results(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with utils.new_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "disk" / "a").is_file() and (tmp_path / "out").is_symlink()
+
+
+@pytest.mark.parametrize("alphabet", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_no_alphabet_of_a_terminal_stops_a_script(alphabet):
+    code = (
+        "import utils\n"
+        "def main(argv):\n"
+        "    print('Žena … → é β \\udcff')\n"
+        "    utils.warn('Žena … → é \\udcff')\n"
+        "    list(utils.progress(range(2), desc='… →', file=None))\n"
+        "    raise utils.UserError('Žena → \\udcff')\n"
+        "utils.run_script(main)\n"
+    )
+    done = python(code, env=os.environ | {"PYTHONIOENCODING": alphabet}, encoding="latin-1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 2
+
+
+ROOMS = ("slices", "training", "sampling", "metrics", "report")
+
+
+def test_everything_can_be_imported_where_unix_modules_are_missing():
+    """Windows stood in for: no fcntl, resource, pwd, grp or termios for this code, nor for what it imports by name."""
+    modules = [path.stem for path in ROOT.glob("*.py")]
+    modules += [f"{room}.{path.stem}" for room in ROOMS for path in (ROOT / room).glob("[a-z]*.py")]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {MISSING}: sys.modules[name] = None\n"
+        f"for name in {sorted(modules)}: importlib.import_module(name)\n"
+        "print(len(sys.modules))"
+    )
+    done = python(code, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_file_of_the_rooms_names_what_windows_lacks():
+    for path in [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) (fcntl|resource|pwd|grp|termios)\b|os\.fork\b|SIGKILL", text, re.M), (
+            path
+        )
 
 
 def test_truncated_json_is_one_sentence(tmp_path):
