@@ -45,13 +45,10 @@ def test_a_folder_that_fails_halfway_leaves_nothing(tmp_path):
 
 
 def test_folders_with_one_path_do_not_mix_and_the_second_to_finish_is_told(tmp_path):
-    with (
-        pytest.raises(UserError, match="another process has filled .*out meanwhile"),
-        utils.new_folder(tmp_path / "out"),
-    ):  # noqa: SIM117
-        with utils.new_folder(tmp_path / "out") as first:
-            for number in range(100):
-                (first / f"{number}.txt").touch()
+    told = pytest.raises(UserError, match="another process has filled .*out meanwhile")
+    with told, utils.new_folder(tmp_path / "out"), utils.new_folder(tmp_path / "out") as first:
+        for number in range(100):
+            (first / f"{number}.txt").touch()
     assert len(list((tmp_path / "out").iterdir())) == 100
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
