@@ -50,8 +50,8 @@ class Terminated(KeyboardInterrupt):
 
 def run_script(main):
     """Run ``main(argv)`` as a script: status 0 done, 2 the user's mistake, 130 and 143 interrupted."""
-    prepare_process()
     try:
+        prepare_process()
         main(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
@@ -73,11 +73,15 @@ def run_script(main):
 
 
 def prepare_process():
-    """Make a script independent of what surrounds it: the terminal's alphabet, a notebook's settings; obey SIGTERM."""
+    """Make a script independent of what surrounds it: terminal, notebook, home; and obey SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to stop
     os.environ |= {"MPLBACKEND": "agg", "KERAS_BACKEND": "tensorflow"}  # a notebook's are for its own process
+    if os.path.expanduser("~") == "~":  # a user without name or home: libraries would make a folder of that name here
+        home = Path(tempfile.gettempdir(), f"home-of-{os.getuid()}")
+        home.mkdir(mode=0o700, exist_ok=True)
+        os.environ["HOME"] = str(home)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 

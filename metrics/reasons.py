@@ -9,7 +9,7 @@ WHY_NOT = {
     "wasserstein": "no brain was found",
     "spread": "--quick draws one set",
     "kid": "needs two people on both sides",
-    "ratio": "half of the slices of unseen people are among those of training",
+    "ratio": "half of the slices of unseen people look the same as one of training",
     "null": "there are no training people to draw from",
 }
 

@@ -171,6 +171,23 @@ def test_no_alphabet_of_a_terminal_stops_a_script(alphabet):
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 2
 
 
+def test_a_user_without_home_and_name_gets_no_folder_of_a_tilde(tmp_path):
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from os.path import expanduser\n"
+        "os.path.expanduser = lambda path: path if 'HOME' not in os.environ else expanduser(path)\n"  # nobody's
+        "import utils\n"
+        "def main(argv):\n"
+        "    home = os.path.expanduser('~'); open(os.path.join(home, 'x'), 'w').close(); print(home)\n"
+        "utils.run_script(main)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = python(code, cwd=tmp_path, env=environment | {"TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    (home,) = tmp_path.iterdir()
+    assert done.stdout.strip() == str(home) and home.name == f"home-of-{os.getuid()}"
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
 ROOMS = ("slices", "training", "sampling", "metrics", "report")
 
 

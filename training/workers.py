@@ -131,9 +131,14 @@ class Team:
 @contextmanager
 def _silent_stderr():
     """Keep what C++ writes to stderr out of sight, unless the block fails."""
+    try:
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed below
+    except OSError:  # no room for it: let it speak
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+    with said:
         os.dup2(said.fileno(), 2)
         try:
             yield
