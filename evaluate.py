@@ -96,6 +96,7 @@ def evaluate_run(
         with writing(place):
             for folder in (place, place / "cache"):
                 stack.enter_context(making_folder(folder))
+            for folder in (place, place / "cache", place / "figures"):
                 sweep(folder)
         stack.enter_context(held(place / "cache", "being used for an evaluation", needed=False))
         if split == "test":

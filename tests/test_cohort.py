@@ -1,6 +1,7 @@
 """The demo cohort: whole or not at all, the same bytes every time, and the anatomy it promises."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -234,3 +235,28 @@ def test_a_failure_midway_leaves_nothing(tmp_path, monkeypatch, failure, raised)
     with pytest.raises(raised):
         cohort.make_cohort(tmp_path / "demo", 4, 0, SIZE, workers=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_that_make_one_cohort_agree(tmp_path, monkeypatch):
+    """The slower one keeps what the faster one made, and neither leaves anything unfinished."""
+    build = cohort.build
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(cohort, "build", build)
+        cohort.make_cohort(tmp_path / "demo", 4, 0, (32, 32), workers=1)
+        return build(*arguments)
+
+    monkeypatch.setattr(cohort, "build", overtaken)
+    cohort.make_cohort(tmp_path / "demo", 4, 0, (32, 32), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert cohort.holds_cohort(tmp_path / "demo", {"people": 4})
+
+
+def test_a_cohort_whose_worker_is_killed_is_one_sentence(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(cohort, "build", killed)
+    with pytest.raises(UserError, match="a worker was killed"):
+        cohort.make_cohort(tmp_path / "demo", 4, 0, (32, 32))
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,9 @@
 """Scans in: left stays left whatever the orientation, people stay apart, and what is broken is told."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -13,10 +16,12 @@ import dataset
 from slices import cutting, scans, skull, volumes
 from slices.cutting import cut
 from slices.index import find_slices
+from slices.processes import held
 from slices.scans import find_scans
 from slices.splits import split_by_subject
-from utils import Interrupted, UserError
+from utils import Interrupted, Terminated, UserError
 
+ROOT = Path(__file__).parents[1]
 SMALL = dict(slices=5, spacing=2.0, depth=18.0, image_size=(64, 64))
 FLAGS = ["--slices", "5", "--spacing", "2", "--depth", "18", "--image-size", "64", "64", "--workers", "1"]
 AXES = ["".join(axes) for order in itertools.permutations(("LR", "PA", "IS")) for axes in itertools.product(*order)]
@@ -280,6 +285,46 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeyp
     for path in (tmp_path / "straight").rglob("*.*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "straight")).read_bytes(), path
+
+
+def test_a_terminated_cut_goes_on_too_and_says_so_by_its_status(tmp_path, monkeypatch):
+    save(tmp_path / "scans/a.nii.gz", phantom())
+
+    def terminate(*args, **options):
+        raise Terminated
+
+    monkeypatch.setattr(volumes, "cut", terminate)
+    with pytest.raises(Interrupted, match="goes on from there") as stop:
+        dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
+    assert stop.value.status == 143
+
+
+def test_a_second_cut_into_one_folder_is_refused_and_left_overs_of_a_dead_one_go(tmp_path):
+    save(tmp_path / "scans/a.nii.gz", phantom())
+    out = tmp_path / "out"
+    argv = ["cut", "--volumes", str(tmp_path / "scans"), "--out", str(out), *FLAGS]
+    out.mkdir()
+    with held(out, "being filled"), pytest.raises(UserError, match="out is being filled by process"):
+        dataset.main(argv)
+    assert list(out.iterdir()) == []
+    code = "import utils; print(utils.unfinished_prefix())"
+    dead = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (out / "lock").touch()  # of one that was killed before it began
+    with pytest.raises(Interrupted), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(volumes, "cut", lambda *args, **options: stop())
+        dataset.main(argv)
+    label = out / "train" / "unlabelled"
+    label.mkdir(parents=True)
+    half = [folder / f"{dead.stdout.strip()}x.png" for folder in (out, out / ".views", label)]
+    for path in half:
+        path.touch()
+    dataset.main(argv)
+    assert not any(path.exists() for path in half) and not (out / "lock").exists()
+    assert len(list(label.iterdir())) == int(FLAGS[FLAGS.index("--slices") + 1])
+
+
+def stop():
+    raise KeyboardInterrupt
 
 
 def test_two_workers_make_the_bytes_of_one(tmp_path):
