@@ -248,8 +248,8 @@ def new_folder(path, flag="--out"):
             raise UserError(f"{path} already holds something and is left alone: choose another name with {flag}")
         sweep(place.parent)
         unfinished = place.parent / f"{unfinished_prefix()}{secrets.token_hex(4)}"
-        unfinished.mkdir()
         try:
+            unfinished.mkdir()
             yield unfinished
             _put_in_place(unfinished, place, flag)
         except OSError as error:
@@ -282,7 +282,7 @@ def _put_in_place(unfinished, path, flag):
 
 @contextmanager
 def writing(path):
-    """Turn an OSError in the block into the UserError that ``path``, or the file that it names, cannot be written."""
+    """Turn trouble with the disk in the block into the UserError that ``path``, or what it names, cannot be written."""
     try:
         yield
     except BrokenPipeError:
@@ -291,6 +291,11 @@ def writing(path):
         reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
         remedy = "free some space, or choose another place" if error.errno in FULL else "choose another place"
         raise UserError(f"{error.filename or path} cannot be written ({reason}): {remedy}") from error
+    except Exception as error:
+        sentence = disk_trouble(error, path)  # as a library tells it
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
 
 
 @contextmanager
@@ -378,15 +383,18 @@ DISK_WORDS = (  # of libraries that do not say the number
 )
 
 
-def disk_trouble(error):
-    """A sentence for an error of a disk that is full, read-only, not permitted or broken; None for any other error."""
+def disk_trouble(error, path="the output"):
+    """A sentence for an error of a disk that is full, read-only, not permitted or broken; None for any other error.
+
+    ``path`` is named where the error names none.
+    """
     words = next((words for words in DISK_WORDS if words in str(error)), None)
     of_library = type(error).__module__.partition(".")[0] in ("tensorflow", "h5py")
     if not (isinstance(error, OSError) and (words or error.errno in DISK)) and not (of_library and words):
         return None
     if words == "No usable temporary directory":
         return "there is no folder for temporary files that can be written: free some space, or set TMPDIR to one"
-    number, path = getattr(error, "errno", None), getattr(error, "filename", None) or "the output"
+    number, path = getattr(error, "errno", None), getattr(error, "filename", None) or path
     reason = getattr(error, "strerror", None) or words
     if number in FULL or words in DISK_WORDS[:2] + DISK_WORDS[5:7]:
         return f"{path} cannot be written ({reason}): free some space, or choose another place with --out"

@@ -131,6 +131,25 @@ def test_trouble_with_the_disk_is_one_sentence_in_every_script(error, monkeypatc
     assert ended.value.code == 2 and FAULTS[error] in said and said.count("\n") == 1
 
 
+def test_a_full_disk_that_a_library_tells_of_names_the_folder(tmp_path, monkeypatch):
+    class OpError(Exception):
+        __module__ = "tensorflow.python.framework.errors_impl"
+
+    told = pytest.raises(UserError, match="out cannot be written .No space left on device.: free")
+    with told, utils.new_folder(tmp_path / "out"):
+        raise OpError("RESOURCE_EXHAUSTED: out/variables; No space left on device")
+    monkeypatch.setattr(utils.Path, "mkdir", lambda path, **_: read_only(path))
+    told = pytest.raises(UserError, match="/out cannot be written .Read-only file system.: choose")
+    with told, utils.new_folder(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_only(path):
+    if path.name.startswith(".unfinished"):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+
 def test_an_error_that_is_not_the_disks_stays_a_bug(monkeypatch):
     monkeypatch.setattr(utils, "prepare_process", lambda: None)
     for error in (FileNotFoundError(2, "No such file or directory", "x"), ValueError("No space left on device")):
