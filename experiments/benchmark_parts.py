@@ -416,31 +416,7 @@ def time_to_quality(bench, minutes, codebook):
     print(theirs, flush=True)
     peer = f"the peer's, {codebook} codebook"
     for steps in (300, 600, 1200, 2400, 4800):
-        with tempfile.TemporaryDirectory() as folder:
-            trained = f"{folder}/run"
-            start = time.perf_counter()
-            subprocess.run(
-                [
-                    sys.executable,
-                    REPOSITORY / "train.py",
-                    "--data",
-                    bench.config["data"],
-                    "--run",
-                    trained,
-                    "--stage",
-                    "vqvae",
-                    "--vqvae-steps",
-                    str(steps),
-                    "--precision",
-                    bench.precision,
-                    "--seed",
-                    str(bench.config["seed"]),
-                ],
-                check=True,
-                capture_output=True,
-            )
-            minutes_taken = (time.perf_counter() - start) / 60
-            ours = {"minutes": minutes_taken} | bench.run("quality_of_ours", trained=trained)
+        ours = train_ours(bench, steps)
         print(steps, ours, flush=True)
         if all(ours[name] >= theirs[name] for name in ("ssim_brain", "frc_resolution")):
             break
@@ -459,6 +435,18 @@ def time_to_quality(bench, minutes, codebook):
         3,
         True,
     )
+
+
+def train_ours(bench, steps):
+    """The minutes that train.py takes for so many steps of stage 1, and the quality of what comes out."""
+    data, seed = bench.config["data"], str(bench.config["seed"])
+    options = ["--vqvae-steps", str(steps), "--precision", bench.precision, "--seed", seed]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = ["train.py", "--data", Path(data).absolute(), "--run", f"{folder}/run", "--stage", "vqvae", *options]
+        subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True, capture_output=True)
+        minutes = (time.perf_counter() - start) / 60
+        return {"minutes": minutes} | bench.run("quality_of_ours", trained=f"{folder}/run")
 
 
 PARTS = {

@@ -284,6 +284,7 @@ def torch_pixelcnn_model(num_codes, width=64, num_layers=15):
             out = self.out(self.gate(self.link(v) + h + label))
             return self.gate(v + label), out if self.first else out + horizontal
 
+    embedding = nn.Embedding(num_codes, width)
     stack = nn.ModuleList([Gated(i == 0) for i in range(num_layers)])
     head = nn.Sequential(nn.Conv2d(width, 512, 1), nn.ReLU(), nn.Conv2d(512, num_codes, 1))
-    return nn.ModuleList([nn.Embedding(num_codes, width), stack, head])
+    return nn.ModuleList([embedding, stack, head])

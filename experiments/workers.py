@@ -31,9 +31,6 @@ def steps_flags(steps):
     return ["--vqvae-steps", str(steps), "--prior-steps", str(steps), "--learning-rate", "0.0002"]
 
 
-STEPS = steps_flags(50)
-
-
 def free_ports(count):
     """Ports of this machine that nobody listens to."""
     sockets = [socket.socket() for _ in range(count)]
