@@ -68,8 +68,10 @@ class Bench:
             for name, (task, options) in tasks.items():
                 measured[name].append(self.run(task, **options))
         better = {"seconds": min, "waiting": statistics.median, "memory": statistics.median}
-        return {name: {key: better.get(key, max)(result[key] for result in results) for key in results[0]}
-                for name, results in measured.items()}
+        return {
+            name: {key: better.get(key, max)(result[key] for result in results) for key in results[0]}
+            for name, results in measured.items()
+        }
 
     def peak(self, precision):
         """The convolution peak in operations/s, measured once a sitting for each precision."""
@@ -86,8 +88,14 @@ def replace_rows(path, rows, columns, key):
     """Put rows into a CSV, in the place of older ones that are the same in the columns of ``key``."""
     found = {tuple(str(line[name]) for name in key) for line in rows}
     old = [line for line in read_rows(path) if tuple(line[name] for name in key) not in found]
-    write_rows(path, [{name: f"{value:.4g}" if isinstance(value, float) else value for name, value in line.items()}
-                      for line in [*old, *rows]], columns)
+    write_rows(
+        path,
+        [
+            {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in line.items()}
+            for line in [*old, *rows]
+        ],
+        columns,
+    )
 
 
 def table_path(stem, suffix):
@@ -128,12 +136,22 @@ def main(argv):
     parser.add_argument("--run", required=True, help="a finished run of the default preset")
     parser.add_argument("--out", default=str(REDUCED), metavar="DIR", help="where the tables are (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some parts of the table")
-    parser.add_argument("--rounds", type=number(int, 1), default=3, metavar="N",
-                        help="turns that ours and theirs take (default 3)")
-    parser.add_argument("--minutes", type=number(float, 0), default=20,
-                        help="of the peer's training, for the time to its quality (default 20)")
-    parser.add_argument("--codebooks", nargs="+", choices=("gradient", "ema"), default=["gradient", "ema"],
-                        help="of that peer: as published, and kept alive by our moving averages (default both)")
+    parser.add_argument(
+        "--rounds", type=number(int, 1), default=3, metavar="N", help="turns that ours and theirs take (default 3)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=number(float, 0),
+        default=20,
+        help="of the peer's training, for the time to its quality (default 20)",
+    )
+    parser.add_argument(
+        "--codebooks",
+        nargs="+",
+        choices=("gradient", "ema"),
+        default=["gradient", "ema"],
+        help="of that peer: as published, and kept alive by our moving averages (default both)",
+    )
     flags = parser.parse_args(argv)
     bench = Bench(flags.run, flags.rounds, flags.minutes, flags.codebooks)
     stem = Path(flags.out) / f"benchmark_{'-'.join(re.findall(r'[a-z0-9_]+', processor().lower()))}"
@@ -141,11 +159,15 @@ def main(argv):
         rows = []
         for found in PARTS[part](bench):
             rows.append(found)
-            print(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in found.values()),
-                  flush=True)
+            print(
+                " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in found.values()),
+                flush=True,
+            )
         for suffix, lines, columns, key in (
-                (".csv", rows, COLUMNS, COLUMNS[:2]), ("_growth.csv", bench.growth, GROWTH, GROWTH[:3]),
-                ("_profile.csv", bench.profiles, PROFILE, PROFILE[:3])):
+            (".csv", rows, COLUMNS, COLUMNS[:2]),
+            ("_growth.csv", bench.growth, GROWTH, GROWTH[:3]),
+            ("_profile.csv", bench.profiles, PROFILE, PROFILE[:3]),
+        ):
             if lines:
                 replace_rows(table_path(stem, suffix), lines, columns, key)
     if bench.growth:

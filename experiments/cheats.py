@@ -14,8 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from utils import Parser, load_json, random_generator, run_script, shell, whole_file
 
-NUMBERS = ("samples.frechet", "samples.kid", "samples.c2st", "samples.patches", "samples.diversity",
-           "memorisation.nn_ratio", "memorisation.copies_fraction")
+NUMBERS = (
+    "samples.frechet",
+    "samples.kid",
+    "samples.c2st",
+    "samples.patches",
+    "samples.diversity",
+    "memorisation.nn_ratio",
+    "memorisation.copies_fraction",
+)
 
 
 # ---- the generators -----------------------------------------------------------------------------
@@ -162,15 +169,18 @@ def main(argv):
     import numpy as np
     import pandas as pd
 
-    training, reconstructions, reference, labels = load_sets(flags.run, flags.data, shell("experiments/cheats.py", *argv))
+    training, reconstructions, reference, labels = load_sets(
+        flags.run, flags.data, shell("experiments/cheats.py", *argv)
+    )
     known = np.isin(training.person, np.unique(training.person)[::2])
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder / "real", reference, labels)
         write(folder / "train", training.take(known), labels)
-        generators = make_generators(training.take(known), reconstructions.take(known), training.take(~known),
-                                     reference)
+        generators = make_generators(
+            training.take(known), reconstructions.take(known), training.take(~known), reference
+        )
         for number, (name, images) in enumerate(generators.items()):
             rows.append(judge(folder, number, name, images, reference, labels))
             print(f"{name}: caught by {rows[-1]['caught_by'] or 'nothing'}", flush=True)

@@ -26,15 +26,23 @@ from training.options import preset_values
 from utils import Parser, git_commit, number, processor, run_script
 
 SMOKE = ["--preset", "smoke", "--checkpoint-minutes", "0"]
-STEPS = [(stage, f"{step:09d}") for stage in ("vqvae", "prior")
-         for step in range(1, preset_values("smoke")[f"{stage}_steps"] + 1)]
+STEPS = [
+    (stage, f"{step:09d}")
+    for stage in ("vqvae", "prior")
+    for step in range(1, preset_values("smoke")[f"{stage}_steps"] + 1)
+]
 KINDS = ("after a step", "in a write", "any time")
 
 
 def start(folder, *flags):
     """A process of train.py in this folder."""
-    return subprocess.Popen([sys.executable, str(REPOSITORY / "train.py"), *flags], cwd=folder,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *flags],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def contents(run, folder):
@@ -44,8 +52,11 @@ def contents(run, folder):
     import pandas as pd
 
     out = folder / f"samples-{run.name}"
-    subprocess.run([sys.executable, REPOSITORY / "predict.py", "--run", run, "--num-images", "4", "--out", out],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, REPOSITORY / "predict.py", "--run", run, "--num-images", "4", "--out", out],
+        check=True,
+        capture_output=True,
+    )
     found = {path.name: path.read_bytes() for path in sorted(out.glob("brain_*.png"))}
     for name in ("vqvae", "prior"):
         with zipfile.ZipFile(run / f"{name}.keras") as archive:
@@ -115,8 +126,14 @@ def kill_and_resume(folder, kills, seconds, numbers, expected):
         found = contents(run, folder)
         different += [f"{run.name}: {name}" for name in expected if found.get(name) != expected[name]]
         runs += 1
-    return {"kills": len(instants), "in_a_write": sum("in a write" in instant for instant in instants),
-            "instants": instants, "runs": runs, "files_compared": runs * len(expected), "different": different}
+    return {
+        "kills": len(instants),
+        "in_a_write": sum("in a write" in instant for instant in instants),
+        "instants": instants,
+        "runs": runs,
+        "files_compared": runs * len(expected),
+        "different": different,
+    }
 
 
 def full_file_system(folder, expected):
@@ -129,9 +146,13 @@ def full_file_system(folder, expected):
         run = small / "run"
         process = start(folder, "--run", str(run), *SMOKE)
         said = process.communicate()[1].strip().splitlines()
-        report = {"tried": True, "status": process.returncode, "stopped": state_of(run),
-                  "sentence": said[-1].replace(f"{small}/", "") if said else "",
-                  "half_written": [path.name for path in small.rglob(".unfinished-*")]}
+        report = {
+            "tried": True,
+            "status": process.returncode,
+            "stopped": state_of(run),
+            "sentence": said[-1].replace(f"{small}/", "") if said else "",
+            "half_written": [path.name for path in small.rglob(".unfinished-*")],
+        }
         subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
         resumed = start(folder, "--resume", str(run))
         report["resumed"] = resumed.wait()
@@ -174,9 +195,13 @@ def odd_files(folder):
     folder.mkdir()
     expected = write_fuzz_set(folder)
     loaded = load_images(folder, find_slices(folder)["path"].tolist(), SIZE)
-    return {"inputs": len(expected), "used": len(loaded.paths), "skipped": len(loaded.problems),
-            "crashed": len(expected) - len(loaded.paths) - len(loaded.problems),
-            "reasons": {path: reason.replace(f"{folder}/", "") for path, reason in loaded.problems}}
+    return {
+        "inputs": len(expected),
+        "used": len(loaded.paths),
+        "skipped": len(loaded.problems),
+        "crashed": len(expected) - len(loaded.paths) - len(loaded.problems),
+        "reasons": {path: reason.replace(f"{folder}/", "") for path, reason in loaded.problems},
+    }
 
 
 def whole_run(folder):
@@ -193,20 +218,31 @@ def main(argv):
     """Kill, fill, flip and fuzz; see ``python experiments/faults.py --help``."""
     parser = Parser(prog="experiments/faults.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=number(int, 1), default=30, metavar="N", help="in all runs (default 30)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N",
-                        help="of the instants and the bytes (default 0)")
-    parser.add_argument("--flips", type=number(int, 0), default=4, metavar="N",
-                        help="checkpoints in which a byte is flipped (default 4)")
+    parser.add_argument(
+        "--seed", type=number(int, 0), default=0, metavar="N", help="of the instants and the bytes (default 0)"
+    )
+    parser.add_argument(
+        "--flips",
+        type=number(int, 0),
+        default=4,
+        metavar="N",
+        help="checkpoints in which a byte is flipped (default 4)",
+    )
     parser.add_argument("--out", required=True, metavar="JSON", help="its sections faults and fuzz are replaced")
     flags = parser.parse_args(argv)
     numbers = random.Random(flags.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         seconds, expected = whole_run(folder)
-        faults = {"date": f"{datetime.date.today()}", "processor": processor(), "git_commit": git_commit(),
-                  "seed": flags.seed, "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
-                  "flipped_bytes": flipped_bytes(folder, numbers, expected, flags.flips),
-                  "full_file_system": full_file_system(folder, expected)}
+        faults = {
+            "date": f"{datetime.date.today()}",
+            "processor": processor(),
+            "git_commit": git_commit(),
+            "seed": flags.seed,
+            "killed": kill_and_resume(folder, flags.kills, seconds, numbers, expected),
+            "flipped_bytes": flipped_bytes(folder, numbers, expected, flags.flips),
+            "full_file_system": full_file_system(folder, expected),
+        }
         fuzz = odd_files(folder / "fuzz")
     replace_sections(flags.out, {"faults": faults, "fuzz": fuzz})
 

@@ -101,8 +101,11 @@ def paint_all(part, count):
 
 def larger(lesions, row):
     """The numbers of the lesions of a slice that are not of the smallest size."""
-    return [i for i, lesion in enumerate(lesions)
-            if lesion.row == row and lesion.sign != NONE and lesion.radius > min(RADII)]
+    return [
+        i
+        for i, lesion in enumerate(lesions)
+        if lesion.row == row and lesion.sign != NONE and lesion.radius > min(RADII)
+    ]
 
 
 # ---- maps ---------------------------------------------------------------------------------------
@@ -115,9 +118,13 @@ def maps_of(images, reconstructions, bits, z_scores):
     from metrics.codes import over_pixels
 
     shape = images.shape[1:]
-    return {**differences("reconstruction error", images, reconstructions, bits.shape[1:]),
-            "bits": over_pixels(bits, shape), "z": over_pixels(z_scores, shape),
-            "z, blurred": over_pixels(z_scores, shape, blurred=True), "|z|": over_pixels(np.abs(z_scores), shape)}
+    return {
+        **differences("reconstruction error", images, reconstructions, bits.shape[1:]),
+        "bits": over_pixels(bits, shape),
+        "z": over_pixels(z_scores, shape),
+        "z, blurred": over_pixels(z_scores, shape, blurred=True),
+        "|z|": over_pixels(np.abs(z_scores), shape),
+    }
 
 
 def differences(name, images, others, grid):
@@ -126,8 +133,10 @@ def differences(name, images, others, grid):
     from scipy import ndimage
 
     difference = np.abs(images / 255 - others / 255)
-    return {name: difference, f"{name}, blurred": ndimage.gaussian_filter(
-        difference, (0, *np.array(images.shape[1:]) / grid / 2))}
+    return {
+        name: difference,
+        f"{name}, blurred": ndimage.gaussian_filter(difference, (0, *np.array(images.shape[1:]) / grid / 2)),
+    }
 
 
 def heal_slices(run, cache, painted, codes, z_scores):
@@ -146,8 +155,13 @@ def heal_slices(run, cache, painted, codes, z_scores):
         mine = larger(painted.lesions, painted.lesions[first].row)
         content = hashlib.sha256(codes[mine].tobytes() + z_scores[mine].tobytes()).hexdigest()
         given = {name: ids[mine] for name, ids in columns.items()}
-        healed.append(cache.kept("healed", content, lambda mine=mine, given=given: heal_codes(
-            run.prior, codes[mine], z_scores[mine], given, 0)))
+        healed.append(
+            cache.kept(
+                "healed",
+                content,
+                lambda mine=mine, given=given: heal_codes(run.prior, codes[mine], z_scores[mine], given, 0),
+            )
+        )
         numbers += mine
     return numbers, run.decode_crops(np.concatenate(healed), "healed slices")
 
@@ -164,10 +178,17 @@ def measure(lesions, subjects, truths, brains, maps):
     for i, lesion in enumerate(progress(lesions, desc="measuring")):
         brain = brains[lesion.row]
         truth = truths[i][brain]
-        rows += [{"person": subjects[lesion.row], **lesion._asdict(), "map": name, "lesion_share": truth.mean(),
-                  "auc": roc_auc_score(truth, values[i][brain]),
-                  "average_precision": average_precision_score(truth, values[i][brain])}
-                 for name, values in maps.items()]
+        rows += [
+            {
+                "person": subjects[lesion.row],
+                **lesion._asdict(),
+                "map": name,
+                "lesion_share": truth.mean(),
+                "auc": roc_auc_score(truth, values[i][brain]),
+                "average_precision": average_precision_score(truth, values[i][brain]),
+            }
+            for name, values in maps.items()
+        ]
     return pd.DataFrame(rows)
 
 
@@ -176,8 +197,10 @@ def likelier(lesions, truths, bits):
     without = {lesion.row: i for i, lesion in enumerate(lesions) if lesion.sign == NONE}
     (h, w), (height, width) = bits.shape[1:], truths.shape[1:]
     touched = truths.reshape(-1, h, height // h, w, width // w).any(axis=(2, 4))
-    return [bits[i][cells].sum() < bits[without[lesion.row]][cells].sum()
-            for i, (lesion, cells) in enumerate(zip(lesions, touched, strict=True))]
+    return [
+        bits[i][cells].sum() < bits[without[lesion.row]][cells].sum()
+        for i, (lesion, cells) in enumerate(zip(lesions, touched, strict=True))
+    ]
 
 
 def summarise(table, groups):
@@ -186,15 +209,22 @@ def summarise(table, groups):
 
     rows = []
     for keys, part in table.groupby(["slices", *groups, "map"], sort=False):
-        row = {**dict.fromkeys(("slices", "person", "radius", "sign", "edge"), "all"),
-               **dict(zip(["slices", *groups, "map"], keys, strict=True))}
+        row = {
+            **dict.fromkeys(("slices", "person", "radius", "sign", "edge"), "all"),
+            **dict(zip(["slices", *groups, "map"], keys, strict=True)),
+        }
         numbers = ["auc", "average_precision", "lesion_share", "likelier"]
         for name, metric in mean_by_person(part[numbers].to_dict("records"), part["person"]).items():
             row[name] = value_of(metric)
             if isinstance(metric, dict) and name in ("auc", "average_precision"):
                 row |= {f"{name}_low": metric["low"], f"{name}_high": metric["high"]}
-        rows.append(row | {"people": part["person"].nunique(), "lesions": part[["row", "radius", "sign", "edge"]]
-                           .drop_duplicates().shape[0]})
+        rows.append(
+            row
+            | {
+                "people": part["person"].nunique(),
+                "lesions": part[["row", "radius", "sign", "edge"]].drop_duplicates().shape[0],
+            }
+        )
     return rows
 
 
@@ -210,13 +240,20 @@ def write_examples(folder, run, painted, maps, shown):
     with new_folder(folder) as unfinished:
         for i, image in zip(shown, images, strict=True):
             lesion = painted.lesions[i]
-            save_png(unfinished / f"{lesion.sign}_{lesion.edge}_{lesion.radius:02d}.png",
-                     paste(image[..., None], run.box, run.frame))
+            save_png(
+                unfinished / f"{lesion.sign}_{lesion.edge}_{lesion.radius:02d}.png",
+                paste(image[..., None], run.box, run.frame),
+            )
         pictures = np.concatenate([images / 255, error / error.max(), z / 24])[..., None]  # the colours end at 0.25
-        image_sheet(Path(folder).with_suffix(".png"), pictures, len(images),
-                    ("slice", "error,\nblurred", "z of codes"), differences=(2,),
-                    title="synthetic lesions in a test person's slice: what the error and the codes' likelihood show "
-                    "of them; red: z up to 6, blue: likelier than usual")
+        image_sheet(
+            Path(folder).with_suffix(".png"),
+            pictures,
+            len(images),
+            ("slice", "error,\nblurred", "z of codes"),
+            differences=(2,),
+            title="synthetic lesions in a test person's slice: what the error and the codes' likelihood show "
+            "of them; red: z up to 6, blue: likelier than usual",
+        )
 
 
 # ---- the script ---------------------------------------------------------------------------------
@@ -247,8 +284,13 @@ def find_lesions(name, out, command, data=None, slices=3, examples=None, heal=Fa
     maps = maps_of(painted.images, run.decode_crops(codes, "lesions"), bits, z_scores)
     table = measure_all(run, cache, painted, part.slices["subject"].to_numpy(), codes, bits, z_scores, maps, heal)
     real = table[table["sign"] != NONE]
-    rows = (summarise(real, []) + summarise(real, ["sign"]) + summarise(real, ["sign", "edge"])
-            + summarise(table, ["radius", "sign", "edge"]) + summarise(real, ["person"]))
+    rows = (
+        summarise(real, [])
+        + summarise(real, ["sign"])
+        + summarise(real, ["sign", "edge"])
+        + summarise(table, ["radius", "sign", "edge"])
+        + summarise(real, ["person"])
+    )
     with whole_file(out) as path:
         pd.DataFrame(rows).round(4).to_csv(path, index=False)
     print(pd.DataFrame(summarise(real, ["sign", "edge"])).round(3).to_string())
@@ -271,8 +313,13 @@ def measure_all(run, cache, painted, subjects, codes, bits, z_scores, maps, heal
         return table
     numbers, healed = heal_slices(run, cache, painted, codes, z_scores)
     same = table[np.isin(np.arange(len(table)) // len(maps), numbers)]  # the other maps of the same lesions
-    of_healed = measure([lesions[i] for i in numbers], subjects, truths[numbers], brains,
-                        differences("slice - healed", images[numbers], healed, codes.shape[1:]))
+    of_healed = measure(
+        [lesions[i] for i in numbers],
+        subjects,
+        truths[numbers],
+        brains,
+        differences("slice - healed", images[numbers], healed, codes.shape[1:]),
+    )
     return pd.concat([table, pd.concat([same, of_healed]).assign(slices="healed")])
 
 

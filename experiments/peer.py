@@ -57,8 +57,9 @@ def build(height, width, variance, downsample=8, ema=False):
             z_e = encoder(2 * batch - 1)
             codes, embedded = quantizer(z_e)
             reconstructions = decoder(z_e + tf.stop_gradient(embedded - z_e))
-            loss = (tf.reduce_mean((2 * batch - 1 - reconstructions) ** 2) / variance
-                    + tf.reduce_mean((z_e - tf.stop_gradient(embedded)) ** 2))
+            loss = tf.reduce_mean((2 * batch - 1 - reconstructions) ** 2) / variance + tf.reduce_mean(
+                (z_e - tf.stop_gradient(embedded)) ** 2
+            )
             if not ema:
                 loss += CODEBOOK_COST * tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2)
         step = tf.cast(optimizer.iterations, tf.int32)
@@ -130,7 +131,7 @@ def fit(train_step, images, steps, seconds=float("inf"), done=0, save=None):
     while done < steps and (start is None or time.perf_counter() - start < seconds):
         epoch, place = divmod(done, in_epoch)
         order = random_generator(0, "peer order", epoch * in_epoch).permutation(len(images))
-        batch = images[order[place * BATCH_SIZE: (place + 1) * BATCH_SIZE]].astype("float32") / 255
+        batch = images[order[place * BATCH_SIZE : (place + 1) * BATCH_SIZE]].astype("float32") / 255
         loss, done = float(train_step(batch)), done + 1
         start = start or time.perf_counter()
         if done % 100 == 0 or done == steps:
@@ -182,8 +183,9 @@ def train_peer(run, images, equal="time", codebook="gradient", state=None):
 
     precision = run.config["precision_resolved"] if low_precision_candidate(tf) else "float32"
     keras.config.set_dtype_policy(precision)
-    train_step, reconstruct, variables = build(*images.shape[1:3], variance=float(np.var(images / np.float32(255))),
-                                               ema=codebook == "ema")
+    train_step, reconstruct, variables = build(
+        *images.shape[1:3], variance=float(np.var(images / np.float32(255))), ema=codebook == "ema"
+    )
     values = [variable.numpy() for variable in variables]
     ratio = step_ratio(tf, run.config, train_step, images)  # which trains it a little
     for variable, value in zip(variables, values, strict=True):
@@ -194,8 +196,12 @@ def train_peer(run, images, equal="time", codebook="gradient", state=None):
     kept = Path(state or run.folder / f"peer_{codebook}.npz")
     done, steps = restore(kept, variables, steps, near_enough=equal == "time")
     fit(train_step, images, steps, done=done, save=lambda done: save(kept, variables, done))
-    return reconstruct, {"precision": precision, "peer_steps": steps, "our_steps": our_steps,
-                         "seconds_of_a_step_over_ours": ratio}
+    return reconstruct, {
+        "precision": precision,
+        "peer_steps": steps,
+        "our_steps": our_steps,
+        "seconds_of_a_step_over_ours": ratio,
+    }
 
 
 def restore(kept, variables, steps, near_enough):
@@ -245,9 +251,11 @@ def reconstruct_all(reconstruct, images):
 
     from slices.frame import to_bytes
 
-    pairs = [reconstruct(images[start: start + 16].astype("float32") / 255) for start in range(0, len(images), 16)]
-    return (np.concatenate([to_bytes(np.asarray(decoded)) for decoded, _ in pairs]),
-            np.concatenate([codes for _, codes in pairs]))
+    pairs = [reconstruct(images[start : start + 16].astype("float32") / 255) for start in range(0, len(images), 16)]
+    return (
+        np.concatenate([to_bytes(np.asarray(decoded)) for decoded, _ in pairs]),
+        np.concatenate([codes for _, codes in pairs]),
+    )
 
 
 def measure(images, decoded, subjects):
@@ -257,8 +265,9 @@ def measure(images, decoded, subjects):
     from metrics.images import detail_metrics, image_metrics
     from utils import parallel
 
-    rows = parallel(lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]),
-                    range(len(images)))
+    rows = parallel(
+        lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]), range(len(images))
+    )
     return pd.DataFrame(rows).groupby(subjects.to_numpy()).mean()
 
 
@@ -276,8 +285,14 @@ def compare(theirs, ours):
     for name in COMPARED:
         difference = ours[name] - theirs[name]
         margin = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
-        yield {"metric": name, "peer": theirs[name].mean(), "ours": ours[name].mean(), "difference": difference.mean(),
-               "low": difference.mean() - margin, "high": difference.mean() + margin}
+        yield {
+            "metric": name,
+            "peer": theirs[name].mean(),
+            "ours": ours[name].mean(),
+            "difference": difference.mean(),
+            "low": difference.mean() - margin,
+            "high": difference.mean() + margin,
+        }
 
 
 def draw_sheet(path, run, images, rows, theirs, ours):
@@ -314,12 +329,19 @@ def compare_with_peer(name, out, command, split="test", equal="time", codebook="
     pairs = [measure(images, stack, rows["subject"]) for stack in (decoded, ours)]
     table = pd.DataFrame(compare(*pairs))
     print(table.to_string(index=False, float_format="%.4f"))
-    row = {"date": f"{datetime.date.today()}", "run": run.name, "split": split, "people": len(pairs[0]),
-           "equal": equal, "codebook": codebook, **training,
-           "peer_bits_per_image": codes[0].size * math.log2(NUM_CODES),
-           "our_bits_per_image": run.config["bits_per_image"],
-           "peer_codes_used": used_fraction(codes, NUM_CODES),
-           "our_codes_used": used_fraction(our_codes, run.config["num_codes"])}
+    row = {
+        "date": f"{datetime.date.today()}",
+        "run": run.name,
+        "split": split,
+        "people": len(pairs[0]),
+        "equal": equal,
+        "codebook": codebook,
+        **training,
+        "peer_bits_per_image": codes[0].size * math.log2(NUM_CODES),
+        "our_bits_per_image": run.config["bits_per_image"],
+        "peer_codes_used": used_fraction(codes, NUM_CODES),
+        "our_codes_used": used_fraction(our_codes, run.config["num_codes"]),
+    }
     table = pd.DataFrame([row | measured for measured in table.to_dict("records")])
     if Path(out).exists():
         table = pd.concat([pd.read_csv(out), table])
@@ -334,10 +356,15 @@ def main(argv):
     parser.add_argument("--run", dest="name", required=True, help="a run of ours whose VQ-VAE is finished")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose slices are compared")
     parser.add_argument("--equal", choices=("time", "steps"), default="time", help="as long as its stage 1, or as many")
-    parser.add_argument("--codebook", choices=("gradient", "ema"), default="gradient",
-                        help="trained as published, or by our moving averages with revival")
-    parser.add_argument("--state", metavar="NPZ",
-                        help="its weights, to go on from (default: peer_<codebook>.npz in the run's folder)")
+    parser.add_argument(
+        "--codebook",
+        choices=("gradient", "ema"),
+        default="gradient",
+        help="trained as published, or by our moving averages with revival",
+    )
+    parser.add_argument(
+        "--state", metavar="NPZ", help="its weights, to go on from (default: peer_<codebook>.npz in the run's folder)"
+    )
     parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
     parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
     flags = parser.parse_args(argv)

@@ -29,8 +29,11 @@ def keras_vqvae(height, width, batch_size):
     def quantize(z_e):
         code_dim, num_codes = codebook.shape
         flat = tf.reshape(z_e, (-1, code_dim))
-        distances = (tf.reduce_sum(flat**2, axis=1, keepdims=True) + tf.reduce_sum(codebook**2, axis=0)
-                     - 2 * tf.matmul(flat, codebook))
+        distances = (
+            tf.reduce_sum(flat**2, axis=1, keepdims=True)
+            + tf.reduce_sum(codebook**2, axis=0)
+            - 2 * tf.matmul(flat, codebook)
+        )
         assigned = tf.one_hot(tf.argmin(distances, axis=1), num_codes)
         return tf.reshape(tf.matmul(assigned, codebook, transpose_b=True), tf.shape(z_e))
 
@@ -40,9 +43,11 @@ def keras_vqvae(height, width, batch_size):
             z_e = encoder(batch)
             embedded = quantize(z_e)
             reconstructions = decoder(z_e + tf.stop_gradient(embedded - z_e))
-            loss = (tf.reduce_mean((batch - reconstructions) ** 2) / variance
-                    + 0.25 * tf.reduce_mean((tf.stop_gradient(embedded) - z_e) ** 2)
-                    + tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2))
+            loss = (
+                tf.reduce_mean((batch - reconstructions) ** 2) / variance
+                + 0.25 * tf.reduce_mean((tf.stop_gradient(embedded) - z_e) ** 2)
+                + tf.reduce_mean((embedded - tf.stop_gradient(z_e)) ** 2)
+            )
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
@@ -150,8 +155,7 @@ def torch_vqvae(height, width, batch_size, setting):
         with precision():
             z_e = encoder(batch).float().permute(0, 2, 3, 1)  # (B, h, w, D)
         flat = z_e.reshape(-1, code_dim)
-        distances = ((flat**2).sum(1, keepdim=True) + (codebook.weight**2).sum(1)
-                     - 2 * flat @ codebook.weight.t())
+        distances = (flat**2).sum(1, keepdim=True) + (codebook.weight**2).sum(1) - 2 * flat @ codebook.weight.t()
         assigned = functional.one_hot(distances.argmin(1), num_codes).float()
         embedded = (assigned @ codebook.weight).view(z_e.shape)
         loss = ((embedded.detach() - z_e) ** 2).mean() + beta * ((embedded - z_e.detach()) ** 2).mean()
@@ -180,19 +184,36 @@ def torch_vqvae_model(channels=128, residual=32, num_codes=512, code_dim=64):
     class Residual(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, residual, 3, 1, 1, bias=False),
-                                       nn.ReLU(), nn.Conv2d(residual, channels, 1, bias=False))
+            self.inner = nn.Sequential(
+                nn.ReLU(),
+                nn.Conv2d(channels, residual, 3, 1, 1, bias=False),
+                nn.ReLU(),
+                nn.Conv2d(residual, channels, 1, bias=False),
+            )
 
         def forward(self, x):
             return x + self.inner(x)
 
-    encoder = nn.Sequential(nn.Conv2d(1, channels // 2, 4, 2, 1), nn.ReLU(),
-                            nn.Conv2d(channels // 2, channels, 4, 2, 1), nn.ReLU(),
-                            nn.Conv2d(channels, channels, 3, 1, 1), Residual(), Residual(), nn.ReLU(),
-                            nn.Conv2d(channels, code_dim, 1))
-    decoder = nn.Sequential(nn.ConvTranspose2d(code_dim, channels, 3, 1, 1), Residual(), Residual(), nn.ReLU(),
-                            nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1), nn.ReLU(),
-                            nn.ConvTranspose2d(channels // 2, 1, 4, 2, 1))
+    encoder = nn.Sequential(
+        nn.Conv2d(1, channels // 2, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(channels // 2, channels, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, 1, 1),
+        Residual(),
+        Residual(),
+        nn.ReLU(),
+        nn.Conv2d(channels, code_dim, 1),
+    )
+    decoder = nn.Sequential(
+        nn.ConvTranspose2d(code_dim, channels, 3, 1, 1),
+        Residual(),
+        Residual(),
+        nn.ReLU(),
+        nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(channels // 2, 1, 4, 2, 1),
+    )
     codebook = nn.Embedding(num_codes, code_dim)
     nn.init.uniform_(codebook.weight, -1 / num_codes, 1 / num_codes)
     return nn.ModuleList([encoder, decoder, codebook])
@@ -263,6 +284,7 @@ def torch_pixelcnn_model(num_codes, width=64, num_layers=15):
             out = self.out(self.gate(self.link(v) + h + label))
             return self.gate(v + label), out if self.first else out + horizontal
 
+    embedding = nn.Embedding(num_codes, width)
     stack = nn.ModuleList([Gated(i == 0) for i in range(num_layers)])
     head = nn.Sequential(nn.Conv2d(width, 512, 1), nn.ReLU(), nn.Conv2d(512, num_codes, 1))
-    return nn.ModuleList([nn.Embedding(num_codes, width), stack, head])
+    return nn.ModuleList([embedding, stack, head])

@@ -24,12 +24,26 @@ from experiments.results import REDUCED, read_rows, write_rows
 from experiments.study_rows import COLUMNS, Key, Study, base_rows, make_row
 from utils import Parser, number, run_script
 
-SECOND = dict(image_size=(120, 128), num_codes=512, code_dim=16, vqvae_width=64, residual_blocks=2, prior_layers=10,
-              prior_width=96, prior_dropout=0.1, batch_size=8, evaluations=3, slice_limit=None, demo_people=100,
-              detail_weight=0.5, precision="float32")  # the vertical stack as wide, and as_the_second_was()
+SECOND = dict(
+    image_size=(120, 128),
+    num_codes=512,
+    code_dim=16,
+    vqvae_width=64,
+    residual_blocks=2,
+    prior_layers=10,
+    prior_width=96,
+    prior_dropout=0.1,
+    batch_size=8,
+    evaluations=3,
+    slice_limit=None,
+    demo_people=100,
+    detail_weight=0.5,
+    precision="float32",
+)  # the vertical stack as wide, and as_the_second_was()
 BASES = {  # the first trained on slices sampled bilinearly and did not compare the strength of bands
     "second": SECOND,
-    "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0)}  # as the presets are, for so short a time
+    "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0),
+}  # as the presets are, for so short a time
 
 
 # ---- what is tried ------------------------------------------------------------------------------
@@ -61,12 +75,15 @@ def only_people(count):
 
 def variants():
     """(base, stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
+
     def on(base, stage):
         return lambda factor, variant, patch=None, **changes: (base, stage, factor, variant, changes, patch)
 
     def people(data, counts, **changes):
-        return [on("second", f"both, {data}")("people", f"{count} people", partial(only_people, count), **changes)
-                for count in counts]
+        return [
+            on("second", f"both, {data}")("people", f"{count} people", partial(only_people, count), **changes)
+            for count in counts
+        ]
 
     vqvae, prior = on("second", "vqvae"), on("second", "prior")
     second = [
@@ -76,8 +93,15 @@ def variants():
         prior("batch size", "4", batch_size=4),
         prior("batch size", "16", batch_size=16),
         *[prior("width", f"{width} channels", prior_width=width) for width in (64, 144)],
-        *[prior("vertical stack", f"{width // 2} channels, horizontal {width}", prior_width=width,
-                prior_vertical_width=width // 2) for width in (96, 64)],
+        *[
+            prior(
+                "vertical stack",
+                f"{width // 2} channels, horizontal {width}",
+                prior_width=width,
+                prior_vertical_width=width // 2,
+            )
+            for width in (96, 64)
+        ],
         *[vqvae("downsample", f"{factor} pixels per code", downsample=factor) for factor in (4, 16)],
         vqvae("downsample", "4 pixels per code, K = 16", downsample=4, num_codes=16),
         *[vqvae("width", f"{width} channels", vqvae_width=width) for width in (48, 96)],
@@ -125,8 +149,20 @@ def wanted_rows(only, seeds, datasets):
 
 def run_row(study, key):
     """Make a row in a process of its own; None where that failed, which is told."""
-    command = [sys.executable, __file__, "--data", study.data, "--out", study.out, "--runs", study.runs,
-               "--seconds", str(study.seconds), "--row", json.dumps(key)]
+    command = [
+        sys.executable,
+        __file__,
+        "--data",
+        study.data,
+        "--out",
+        study.out,
+        "--runs",
+        study.runs,
+        "--seconds",
+        str(study.seconds),
+        "--row",
+        json.dumps(key),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"{key} failed:\n{done.stderr[-3000:]}", flush=True)
@@ -148,16 +184,25 @@ def main(argv):
     parser = Parser(prog="experiments/study.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", default="../shared/data/brains", help="folder of real slices (default %(default)s)")
     parser.add_argument("--out", default=str(REDUCED / "study.csv"), metavar="CSV", help="(default %(default)s)")
-    parser.add_argument("--runs", default="runs/study", metavar="DIR",
-                        help="where the trained variants are kept (default %(default)s)")
-    parser.add_argument("--seconds", type=number(float, 0), default=120,
-                        help="of training, a base and data set (default %(default)s)")
-    parser.add_argument("--seeds", type=number(int, 1), default=1, metavar="N",
-                        help="each with its own split of people (default 1)")
-    parser.add_argument("--only", nargs="+", metavar="NAME",
-                        help="the rows whose factor or variant has one of these names, and bases")
-    parser.add_argument("--datasets", nargs="+", default=["brains"], choices=["brains", "demo"],
-                        help="the slices of --data, or the demo cohort (default brains)")
+    parser.add_argument(
+        "--runs", default="runs/study", metavar="DIR", help="where the trained variants are kept (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=number(float, 0), default=120, help="of training, a base and data set (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=number(int, 1), default=1, metavar="N", help="each with its own split of people (default 1)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="the rows whose factor or variant has one of these names, and bases"
+    )
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=["brains"],
+        choices=["brains", "demo"],
+        help="the slices of --data, or the demo cohort (default brains)",
+    )
     parser.add_argument("--commit", action="store_true", help="commit each row")
     parser.add_argument("--figure", metavar="PNG", help="draw what the rows say of numbers of people, and stop")
     parser.add_argument("--row", type=json.loads, help="JSON: the one row to make and print, as the rest calls it")
@@ -181,15 +226,18 @@ def main(argv):
 
 def people_measures():
     """Title -> what a row of the table says of it."""
+
     def over(column, other):
         return lambda row: float(row[column]) / float(row[other])
 
-    return {"SSIM in the brain": lambda row: float(row["ssim_brain"]),
-            "validation / training bits": over("bits_validation", "bits_train"),
-            "bits / positional baseline, brain": lambda row: float(row["brain_over_positional"]),
-            "Fréchet distance / null": over("frechet", "frechet_null"),
-            "two-sample AUC − null": lambda row: float(row["c2st"]) - float(row["c2st_null"]),
-            "diversity / null": over("diversity", "diversity_null")}
+    return {
+        "SSIM in the brain": lambda row: float(row["ssim_brain"]),
+        "validation / training bits": over("bits_validation", "bits_train"),
+        "bits / positional baseline, brain": lambda row: float(row["brain_over_positional"]),
+        "Fréchet distance / null": over("frechet", "frechet_null"),
+        "two-sample AUC − null": lambda row: float(row["c2st"]) - float(row["c2st_null"]),
+        "diversity / null": over("diversity", "diversity_null"),
+    }
 
 
 def people_figure(path, rows):
@@ -202,10 +250,15 @@ def people_figure(path, rows):
 
     def draw(axes):
         for place, (title, value) in zip(axes.flat, people_measures().items(), strict=True):
-            for data, color, marker, label in (("brains", REAL, "o", "real people"),
-                                               ("demo", SAMPLES, "s", "warps of one template")):
-                curve = [(int(row["variant"].split()[0]), value(row)) for row in rows
-                         if row["factor"] == "people" and row["data"] == data]
+            for data, color, marker, label in (
+                ("brains", REAL, "o", "real people"),
+                ("demo", SAMPLES, "s", "warps of one template"),
+            ):
+                curve = [
+                    (int(row["variant"].split()[0]), value(row))
+                    for row in rows
+                    if row["factor"] == "people" and row["data"] == data
+                ]
                 if data == "brains":
                     curve.append((49, value(real_base)))
                 place.plot(*zip(*sorted(curve), strict=True), color=color, marker=marker, label=label)

@@ -12,11 +12,36 @@ from training.options import preset_values
 from utils import save_json
 
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
-COLUMNS = (*Key._fields, "commit", "date", "precision", "parameters", "steps",
-           "seconds", "bits_per_image", "ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice",
-           "used_fraction", "unigram_bits", "bits_train", "bits_validation", "brain_over_positional", "frechet",
-           "frechet_null", "c2st", "c2st_null", "kid", "kid_null", "patches", "patches_null", "diversity",
-           "diversity_null")
+COLUMNS = (
+    *Key._fields,
+    "commit",
+    "date",
+    "precision",
+    "parameters",
+    "steps",
+    "seconds",
+    "bits_per_image",
+    "ssim_brain",
+    "psnr_brain",
+    "spectrum_gap",
+    "frc_resolution",
+    "tissue_dice",
+    "used_fraction",
+    "unigram_bits",
+    "bits_train",
+    "bits_validation",
+    "brain_over_positional",
+    "frechet",
+    "frechet_null",
+    "c2st",
+    "c2st_null",
+    "kid",
+    "kid_null",
+    "patches",
+    "patches_null",
+    "diversity",
+    "diversity_null",
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +76,11 @@ class Study:
 
 def base_rows(rows, base, data, seed):
     """Those of a base."""
-    return [row for row in rows
-            if (row["base"], row["data"], row["seed"], row["variant"]) == (base, data, str(seed), "base")]
+    return [
+        row
+        for row in rows
+        if (row["base"], row["data"], row["seed"], row["variant"]) == (base, data, str(seed), "base")
+    ]
 
 
 def make_row(study, key, options, changes, patch_base=None, patch=None):
@@ -85,12 +113,19 @@ def make_row(study, key, options, changes, patch_base=None, patch=None):
         measured = {}
         for stage in stages:
             measured |= (measure_vqvae if stage == "vqvae" else measure_prior)(folder)
-    row = key._asdict() | {
-        "commit": code_commit(), "date": f"{datetime.date.today()}", "precision": config["precision_resolved"],
-        "parameters": config.get(f"{key.stage}_parameters", ""),
-        "steps": " + ".join(history["step"] for history in histories),
-        "seconds": float(sum(float(history["seconds"]) for history in histories)),
-        "bits_per_image": config["bits_per_image"]} | measured
+    row = (
+        key._asdict()
+        | {
+            "commit": code_commit(),
+            "date": f"{datetime.date.today()}",
+            "precision": config["precision_resolved"],
+            "parameters": config.get(f"{key.stage}_parameters", ""),
+            "steps": " + ".join(history["step"] for history in histories),
+            "seconds": float(sum(float(history["seconds"]) for history in histories)),
+            "bits_per_image": config["bits_per_image"],
+        }
+        | measured
+    )
     return {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
@@ -118,8 +153,9 @@ def remember_images():
 
 def code_commit():
     """The last commit that touched the code, not the rows."""
-    return subprocess.run(["git", "log", "-1", "--format=%h", "--", "*.py"], cwd=REPOSITORY, check=True,
-                          capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "log", "-1", "--format=%h", "--", "*.py"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -133,9 +169,18 @@ def prepare(tf, study, key, options):
     from training.timing import choose_precision
 
     options = {"vqvae_steps": 1, "prior_steps": 1} | options
-    config = preset_values("default") | options | {
-        "seed": key.seed, "preset": "study", "source": None, "data": None if key.data == "demo" else study.data,
-        "stages": dict.fromkeys(("vqvae", "prior"), "wanted"), "finished": False}
+    config = (
+        preset_values("default")
+        | options
+        | {
+            "seed": key.seed,
+            "preset": "study",
+            "source": None,
+            "data": None if key.data == "demo" else study.data,
+            "stages": dict.fromkeys(("vqvae", "prior"), "wanted"),
+            "finished": False,
+        }
+    )
     if key.stage == "prior":
         source, old = open_run(study.base_folder(key, "vqvae"), stage="vqvae")
         config = old | options | {"source": str(source), "stages": {"vqvae": "finished", "prior": "wanted"}}
@@ -143,8 +188,7 @@ def prepare(tf, study, key, options):
     slices, parts = prepare_data(config)
     box = Box(*config["crop_box"])
     config["precision_resolved"] = choose_precision(tf, config, box)
-    models = (build_vqvae(config, box, config["precision_resolved"]),
-              build_prior(config, config["precision_resolved"]))
+    models = (build_vqvae(config, box, config["precision_resolved"]), build_prior(config, config["precision_resolved"]))
     return config, slices, parts, box, models
 
 
@@ -219,7 +263,8 @@ def measure_vqvae(folder):
     names = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice")
     return {name: value_of(summary[name]) for name in names} | {
         "used_fraction": codebook_metrics(held_out.codes, num_codes)["used_fraction"],
-        "unigram_bits": unigram_bits_per_code(training.codes, held_out.codes, num_codes)}
+        "unigram_bits": unigram_bits_per_code(training.codes, held_out.codes, num_codes),
+    }
 
 
 def measure_prior(folder, **sampling):
@@ -246,11 +291,13 @@ def measure_prior(folder, **sampling):
     rows = np.arange(len(parts["validation"].codes))
     sets = gather_sets(run, cache, parts, "validation", rows, baseline, quick=True, **sampling)
     samples = measure_samples(sets, 0, [])[0]
-    row = {"bits_train": value_of(prior["bits_per_code_train"]),
-           "bits_validation": value_of(prior["bits_per_code_validation"]),
-           "unigram_bits": prior["unigram_bits_per_code"],
-           "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
-           / prior["positional_bits_per_code_brain"]}
+    row = {
+        "bits_train": value_of(prior["bits_per_code_train"]),
+        "bits_validation": value_of(prior["bits_per_code_validation"]),
+        "unigram_bits": prior["unigram_bits_per_code"],
+        "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
+        / prior["positional_bits_per_code_brain"],
+    }
     for name in ("frechet", "c2st", "kid", "patches", "diversity"):
         row[name], row[f"{name}_null"] = value_of(samples[name]), value_of(samples[f"{name}_null"])
     return row

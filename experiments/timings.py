@@ -52,8 +52,10 @@ def peak(precision):
 
     tf = start_tensorflow(deterministic=False)
     convolutions = ((64, 64, 8), (128, 64, 8), (256, 32, 8))
-    return {"convolution": max(convolution_rate(tf, precision, *shape) for shape in convolutions),
-            "product": max(product_rate(tf, precision, size) for size in (1024, 2048))}
+    return {
+        "convolution": max(convolution_rate(tf, precision, *shape) for shape in convolutions),
+        "product": max(product_rate(tf, precision, size) for size in (1024, 2048)),
+    }
 
 
 def convolution_rate(tf, precision, channels, side, batch):
@@ -97,9 +99,11 @@ def step_flops(tf, config, box, vqvae, prior):
     """Operations a training slice: three times the forward pass of what is trained; stage 2 encodes as well."""
     (h, w), one = config["code_grid"], tf.TensorSpec((1,), tf.int32)
     image, grid = tf.TensorSpec((1, box.height, box.width, 1)), tf.TensorSpec((1, h, w), tf.int32)
-    return {"vqvae": 3 * forward_flops(lambda x: vqvae.decode(vqvae.encode(x)), image),
-            "prior": 3 * forward_flops(lambda codes, label, position: prior(codes, label, position), grid, one, one)
-            + forward_flops(vqvae.encode, image)}
+    return {
+        "vqvae": 3 * forward_flops(lambda x: vqvae.decode(vqvae.encode(x)), image),
+        "prior": 3 * forward_flops(lambda codes, label, position: prior(codes, label, position), grid, one, one)
+        + forward_flops(vqvae.encode, image),
+    }
 
 
 def our_training(run, precision, stage, **changes):
@@ -109,7 +113,8 @@ def our_training(run, precision, stage, **changes):
     tf, config, box, vqvae, prior = our_models(run, precision, **changes)
     step = stage_steps(tf, config, vqvae, prior, box)[stage]
     return timed(step, config["batch_size"]) | {
-        "flops": step_flops(tf, config, box, *our_models(run, "float32", **changes)[3:])[stage]}
+        "flops": step_flops(tf, config, box, *our_models(run, "float32", **changes)[3:])[stage]
+    }
 
 
 def our_pipeline(run, precision, stage, turns=8, steps=6):
@@ -124,8 +129,18 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
 
     tf, config, box, vqvae, prior = our_models(run, precision)
     images, slices = load_split(Run(run), "train")
-    batches = iter(dataset.training_batches(images, condition_ids(slices, config["labels"]), config["batch_size"], 0,
-                                            box, 0, config["augment"], config["flip"]))
+    batches = iter(
+        dataset.training_batches(
+            images,
+            condition_ids(slices, config["labels"]),
+            config["batch_size"],
+            0,
+            box,
+            0,
+            config["augment"],
+            config["flip"],
+        )
+    )
     constant, step = next(batches), stage_step(tf, stage, config, vqvae, prior)
     step(constant)["loss"].numpy()
 
@@ -136,9 +151,11 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
         return (time.perf_counter() - start) / steps
 
     pairs = np.array([(seconds(lambda: next(batches)), seconds(lambda: constant)) for _ in range(turns)])
-    return {"rate": config["batch_size"] / float(np.median(pairs[:, 0])),
-            "constant": config["batch_size"] / float(np.median(pairs[:, 1])),
-            "waiting": float(np.median(pairs[:, 0] / pairs[:, 1]) - 1)}
+    return {
+        "rate": config["batch_size"] / float(np.median(pairs[:, 0])),
+        "constant": config["batch_size"] / float(np.median(pairs[:, 1])),
+        "waiting": float(np.median(pairs[:, 0] / pairs[:, 1]) - 1),
+    }
 
 
 def our_reconstructions(run, batch_size):
@@ -314,8 +331,9 @@ def quality_of_the_peer(run, minutes, codebook):
     keras.config.set_dtype_policy(low_precision_candidate(tf) or "float32")
     opened = Run(run)
     images = peer.load_split(opened, "train")[0]
-    train_step, reconstruct, _ = peer.build(*images.shape[1:3], float(np.var(images / np.float32(255))),
-                                            ema=codebook == "ema")
+    train_step, reconstruct, _ = peer.build(
+        *images.shape[1:3], float(np.var(images / np.float32(255))), ema=codebook == "ema"
+    )
     steps, seconds = peer.fit(train_step, images, sys.maxsize, 60 * minutes)
     images, rows = peer.load_split(opened, "validation")
     decoded, codes = peer.reconstruct_all(reconstruct, images)
@@ -338,22 +356,42 @@ def quality(images, rows, decoded, codes, num_codes):
     from experiments import peer
 
     people = peer.measure(images, decoded, rows["subject"])
-    return {"codes_used": peer.used_fraction(codes, num_codes),
-            **people[["ssim_brain", "frc_resolution"]].mean().to_dict()}
+    return {
+        "codes_used": peer.used_fraction(codes, num_codes),
+        **people[["ssim_brain", "frc_resolution"]].mean().to_dict(),
+    }
 
 
 # ---- the script ---------------------------------------------------------------------------------
 
 
-TASKS = {function.__name__: function for function in (
-    peak, our_training, our_pipeline, our_reconstructions, our_sampling, our_peer, index, cached_in_a_file, rival,
-    profile, quality_of_the_peer, quality_of_ours)}
+TASKS = {
+    function.__name__: function
+    for function in (
+        peak,
+        our_training,
+        our_pipeline,
+        our_reconstructions,
+        our_sampling,
+        our_peer,
+        index,
+        cached_in_a_file,
+        rival,
+        profile,
+        quality_of_the_peer,
+        quality_of_ours,
+    )
+}
 
 
 def main(argv):
     """Do one task; see ``python experiments/timings.py --help``."""
-    parser = Parser(prog="experiments/timings.py", description=__doc__.split("\n\n")[0],
-                    usage="python experiments/timings.py TASK", epilog=f"tasks: {', '.join(TASKS)}")
+    parser = Parser(
+        prog="experiments/timings.py",
+        description=__doc__.split("\n\n")[0],
+        usage="python experiments/timings.py TASK",
+        epilog=f"tasks: {', '.join(TASKS)}",
+    )
     parser.add_argument("task", metavar="TASK", type=json.loads, help="JSON: [name, {option: value}]")
     name, options = parser.parse_args(argv).task
     found = TASKS[name](**options)

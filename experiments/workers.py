@@ -31,9 +31,6 @@ def steps_flags(steps):
     return ["--vqvae-steps", str(steps), "--prior-steps", str(steps), "--learning-rate", "0.0002"]
 
 
-STEPS = steps_flags(50)
-
-
 def free_ports(count):
     """Ports of this machine that nobody listens to."""
     sockets = [socket.socket() for _ in range(count)]
@@ -48,10 +45,18 @@ def free_ports(count):
 def start_workers(folder, count, *flags):
     """``count`` processes of train.py that know of each other by TF_CONFIG."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(count)]}
-    return [subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), "--distribute", "multiworker", *flags], cwd=folder, text=True,
-        env=os.environ | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for index in range(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train.py"), "--distribute", "multiworker", *flags],
+            cwd=folder,
+            text=True,
+            env=os.environ
+            | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for index in range(count)
+    ]
 
 
 def finish(processes, seconds=600):
@@ -77,8 +82,10 @@ def compare(folder, count, flags):
         for status, _, errors in finish(start_workers(folder, count, "--run", f"runs/{count}-{name}", *given, *stage)):
             if status:
                 raise SystemExit(f"a worker of {count} failed with status {status}: {errors[-2000:]}")
-    return {name: largest_difference(folder / "runs/1", folder / f"runs/{count}-{name}", name)
-            for name in ("vqvae", "prior")}
+    return {
+        name: largest_difference(folder / "runs/1", folder / f"runs/{count}-{name}", name)
+        for name in ("vqvae", "prior")
+    }
 
 
 def lose_a_worker(folder, lost, flags, step=20):
@@ -94,30 +101,42 @@ def lose_a_worker(folder, lost, flags, step=20):
     status, _, errors = finish(workers)[1 - lost]
     seconds = round(time.perf_counter() - killed, 1)
     resumed = finish(start_workers(folder, 2, "--resume", str(run), "--checkpoint-minutes", "5"))
-    return {"status": status, "seconds_until_it_ended": seconds,
-            "sentence": (errors.strip().splitlines() or [""])[-1].replace(f"{folder}/", ""),
-            "resumed": [status for status, _, _ in resumed],
-            "went_on": next((line for line in resumed[0][1].splitlines() if "going on after step" in line), "anew"),
-            "finished": json.loads((run / "config.json").read_text())["finished"]}
+    return {
+        "status": status,
+        "seconds_until_it_ended": seconds,
+        "sentence": (errors.strip().splitlines() or [""])[-1].replace(f"{folder}/", ""),
+        "resumed": [status for status, _, _ in resumed],
+        "went_on": next((line for line in resumed[0][1].splitlines() if "going on after step" in line), "anew"),
+        "finished": json.loads((run / "config.json").read_text())["finished"],
+    }
 
 
 def main(argv):
     """Compare, and lose workers; see ``python experiments/workers.py --help``."""
     parser = Parser(prog="experiments/workers.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--workers", nargs="+", type=number(int, 2), default=[2, 4], metavar="N",
-                        help="numbers of processes (default 2 4)")
+    parser.add_argument(
+        "--workers",
+        nargs="+",
+        type=number(int, 2),
+        default=[2, 4],
+        metavar="N",
+        help="numbers of processes (default 2 4)",
+    )
     parser.add_argument("--steps", type=number(int, 4), default=50, metavar="N", help="of each stage (default 50)")
     parser.add_argument("--out", required=True, metavar="JSON", help="its section workers is replaced")
     flags = parser.parse_args(argv)
     smoke = ["--preset", "smoke", *steps_flags(flags.steps)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        subprocess.run([sys.executable, str(REPOSITORY / "train.py"), "--run", "runs/1", *smoke], cwd=folder,
-                       check=True)
-        report = {f"largest difference of losses, {count} workers": compare(folder, count, smoke)
-                  for count in flags.workers}
-        report |= {f"killed number {lost} of two": lose_a_worker(folder, lost, smoke, flags.steps * 2 // 5)
-                   for lost in (1, 0)}
+        subprocess.run(
+            [sys.executable, str(REPOSITORY / "train.py"), "--run", "runs/1", *smoke], cwd=folder, check=True
+        )
+        report = {
+            f"largest difference of losses, {count} workers": compare(folder, count, smoke) for count in flags.workers
+        }
+        report |= {
+            f"killed number {lost} of two": lose_a_worker(folder, lost, smoke, flags.steps * 2 // 5) for lost in (1, 0)
+        }
     replace_sections(flags.out, {"workers": report})
 
 

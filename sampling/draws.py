@@ -4,6 +4,7 @@ Image i depends on the seed and on i alone, whatever the number of images.
 """
 
 import datetime
+import itertools
 import math
 import os
 from pathlib import Path
@@ -188,5 +189,9 @@ def sample_row(labels, file, i, seed, label, position, bits):
 
 
 def output_folder(out, run, name):
-    """Where to write: ``out``, or a folder of the run, in whose name {time} stands for now."""
-    return Path(out or run.folder / "samples" / name.format(time=f"{datetime.datetime.now():%Y%m%d-%H%M%S}"))
+    """Where to write: ``out``, or a new folder of the run, in whose name {time} stands for now."""
+    if out:
+        return Path(out)
+    name = name.format(time=f"{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    names = (f"{name}{f'-{i}' if i > 1 else ''}" for i in itertools.count(1))  # a second holds more than one call
+    return next(path for path in map((run.folder / "samples").joinpath, names) if not path.exists())

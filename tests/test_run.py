@@ -1,6 +1,7 @@
 """A finished run as an object: what it gives, what predict.py gives, and how it refuses."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import predict
-from sampling.draws import draw_codes, look_up, shard_of, wanted_conditions
+from sampling.draws import draw_codes, look_up, output_folder, shard_of, wanted_conditions
 from sampling.run import Run, encode_images, prior_bits
 from slices.frame import crop, paste, to_bytes
 from slices.images import load_images
@@ -228,3 +229,13 @@ def test_a_wrong_command_line_names_the_right_one(words, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         predict.main(words)
     assert "\n" not in str(error.value)
+
+
+def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run, tmp_path / "run"))
+    folders = []
+    for _ in range(3):
+        folders.append(output_folder(None, run, "fixed"))
+        folders[-1].mkdir(parents=True)
+    assert [folder.name for folder in folders] == ["fixed", "fixed-2", "fixed-3"]
+    assert output_folder("there", run, "fixed") == Path("there")
