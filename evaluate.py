@@ -100,7 +100,7 @@ def evaluate_run(
                 sweep(folder)
         stack.enter_context(held(place / "cache", "being used for an evaluation", needed=False))
         if split == "test":
-            note_look(run.folder, place, command)
+            note_look(run.folder, command, place)
         measure_run(run, place, split, seed, num_samples, quick, known, shareable, features, command)
 
 
@@ -173,12 +173,12 @@ def note_few_people(metrics):
         metrics["notes"].append(f"n = {metrics['people']} people: exploratory")
 
 
-def note_look(folder, place, command):
+def note_look(folder, command, place=None):
     """Append this look at the test people to test_looks.csv of the run in ``folder``, or in ``place`` if need be."""
     try:
         _append_look(folder / "test_looks.csv", command)
     except OSError as error:
-        if place == folder:
+        if place in (None, folder):
             raise
         _append_look(place / "test_looks.csv", command)
         warn(

@@ -108,7 +108,7 @@ def test_test_people_are_counted_as_looks(looked):
     looks = pd.read_csv(looked / "test_looks.csv")
     assert list(looks) == ["date", "commit", "command"] and len(looks) == 1
     assert "--split test" in looks["command"][0]
-    evaluate.note_look(looked, looked, "once more")
+    evaluate.note_look(looked, "once more")
     assert list(pd.read_csv(looked / "test_looks.csv")["command"])[1] == "once more"
     measured = json.loads((looked / "metrics.json").read_text())
     assert isinstance(measured["prior"]["bits_per_code_test"], dict)
