@@ -1,10 +1,9 @@
 """Many jobs in many processes."""
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from utils import start_worker
+from utils import cores, start_worker
 
 
 def in_processes(function, jobs, workers=None):
@@ -18,7 +17,7 @@ def in_processes(function, jobs, workers=None):
     Raises:
         BrokenProcessPool: a worker was killed.
     """
-    workers = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
+    workers = min(workers or min(cores(), 8), len(jobs))
     if workers <= 1:
         yield from (function(*job) for job in jobs)
         return
