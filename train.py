@@ -111,7 +111,7 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
     if begun:
         stack.enter_context(locked(folder))
         config = resolve_config(options, resume=resume, **run)[1]  # whoever held the lock may have changed it
-    slices, parts = prepare_data(config, folder if resume else config["source"])
+    slices, parts = prepare_data(config, folder if resume else config["source"], beside=folder.parent)
     if not resume:
         plan_run(team.tf, config, Box(*config["crop_box"]), dry_run)
         if not dry_run:
@@ -133,7 +133,7 @@ def join(team, folder):
             "all workers share"
         )
     config = with_defaults(read_config(folder))
-    return config, prepare_data(config, folder)[1]
+    return config, prepare_data(config, folder, beside=folder.parent)[1]
 
 
 def train_stages(team, config, folder, parts):
