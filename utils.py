@@ -504,12 +504,18 @@ def git_commit():
         return None
 
 
-def cores():
-    """How many cores this process may use: of its affinity and the CPU quotas of its control groups, the least."""
+def cores(quotas=True):
+    """How many cores this process may use: of its affinity and the CPU quotas of its control groups, the least.
+
+    Args:
+        quotas: whether these count; TensorFlow knows of the affinity alone.
+    """
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         count = os.cpu_count() or 1
+    if not quotas:
+        return count
     limits = [text.split() for text in control_group("cpu", "cpu.max")]
     limits += zip(control_group("cpu", "cpu.cfs_quota_us"), control_group("cpu", "cpu.cfs_period_us"), strict=False)
     shares = [-(-int(quota) // int(period)) for quota, period in limits if quota.isdigit()]  # "max" and -1 are none

@@ -7,7 +7,7 @@ from utils import UserError, warn
 
 
 def check_contents(data, slices, loaded):
-    """Refuse slices without a brain in a whole split, or all alike; tell the odd ones, once.
+    """Refuse slices without a brain in a whole split, or all alike; tell the odd ones, and who is missing, once.
 
     Args:
         data: the folder they are in.
@@ -18,13 +18,12 @@ def check_contents(data, slices, loaded):
         UserError: a split shows no brain, or all training slices are the same.
     """
     without = loaded.brain_boxes[:, 2] == 0
-    for split in sorted(set(slices["split"])):
-        of_split = (slices["split"] == split).to_numpy()
-        if without[of_split].all():
+    for split in (None, "train", "validation", "test"):
+        rows = np.flatnonzero(slices["split"] == split) if split else np.arange(len(slices))
+        if len(rows) and without[rows].all():
             raise UserError(
-                f"none of the {of_split.sum()} {split} slices in {data} shows a brain: "
-                f"{_how_dark(loaded.images, np.flatnonzero(of_split))}; save them as grey images of 8 bits, a bright "
-                "brain on black"
+                f"none of the {len(rows)} {f'{split} ' if split else ''}slices in {data} shows a brain: "
+                f"{_how_dark(loaded.images, rows)}; save them as grey images of 8 bits, a bright brain on black"
             )
     training = np.flatnonzero(slices["split"] == "train")
     if len(training) > 1 and len({loaded.digests[i] for i in training}) == 1:
@@ -32,6 +31,8 @@ def check_contents(data, slices, loaded):
             f"all {len(training)} training slices in {data} have the same pixels: there is nothing to learn from them; "
             "look how they were made"
         )
+    if "validation" not in set(slices["split"]):
+        warn("nobody is left for validation, without whom nothing is trained: at least one label needs two people")
     if loaded.turned:
         print(f"{loaded.turned} of {len(slices)} files are turned, as their EXIF orientation says")
     _warn(loaded, without, "show no brain, nothing but black or specks, and are used all the same")

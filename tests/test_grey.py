@@ -209,28 +209,39 @@ def test_a_mask_without_white_is_refused_with_its_brightest_value(mask, said, tm
 # ---- what slices show -------------------------------------------------------------------------
 
 
-def contents(folder, images):
-    """Write images (H, W) as slices of the training split and look at them."""
+def contents(folder, images, split="validation"):
+    """Write images (H, W) as slices of training, the last one of another split, and look at them."""
     for index, image in enumerate(images):
         save(folder / f"{100 + index}_7.png", image)
     slices = find_slices(folder).assign(split="train")
+    slices.loc[len(images) - 1 :, "split"] = split
     check_contents(folder, slices, load_images(folder, slices["path"].tolist()))
 
 
 @pytest.mark.parametrize(("grey", "said"), [(0, "all of them are black"), (9, "their brightest value is 9 of 255")])
 def test_a_folder_without_a_brain_is_refused(grey, said, tmp_path):
-    with pytest.raises(UserError, match=f"none of the 3 train slices in .* shows a brain: {said}"):
+    with pytest.raises(UserError, match=f"none of the 3 slices in .* shows a brain: {said}"):
         contents(tmp_path, [np.full((24, 20), grey, np.uint8)] * 3)
+
+
+def test_a_split_without_a_brain_is_refused(tmp_path):
+    with pytest.raises(UserError, match="none of the 1 validation slices in .* shows a brain"):
+        contents(tmp_path, [brain(0), brain(1), np.zeros((24, 20), np.uint8)])
+
+
+def test_it_is_told_when_nobody_is_left_for_validation(tmp_path, capsys):
+    contents(tmp_path, [brain(0), brain(1)], split="train")
+    assert "nobody is left for validation" in capsys.readouterr().err
 
 
 def test_slices_that_are_all_the_same_are_refused(tmp_path):
     with pytest.raises(UserError, match="all 3 training slices in .* have the same pixels"):
-        contents(tmp_path, [brain()] * 3)
+        contents(tmp_path, [brain()] * 4)
 
 
 def test_slices_without_a_brain_are_told(tmp_path, capsys):
-    contents(tmp_path, [brain(0), brain(1), np.zeros((24, 20), np.uint8)])
-    assert "1 of 3 slices show no brain" in (said := capsys.readouterr().err) and "102_7.png" in said
+    contents(tmp_path, [brain(0), np.zeros((24, 20), np.uint8), brain(2)])
+    assert "1 of 3 slices show no brain" in (said := capsys.readouterr().err) and "101_7.png" in said
 
 
 def test_a_white_background_is_told_and_a_brain_cropped_to_its_edges_is_none(tmp_path, capsys):
@@ -254,7 +265,7 @@ def test_black_slices_are_refused_before_there_is_a_run_and_by_check(tmp_path, m
     monkeypatch.chdir(tmp_path)
     for path in make_slices(tmp_path / "data").rglob("*.png"):
         save(path, np.zeros((40, 48), np.uint8))
-    with pytest.raises(UserError, match="slices in .* shows a brain: all of them are black"):
+    with pytest.raises(UserError, match="slices in data shows a brain: all of them are black"):
         train.main(["--data", "data", "--run", "black", "--preset", "smoke"])
     with pytest.raises(UserError, match="shows a brain"):
         dataset.main(["check", "--data", "data"])

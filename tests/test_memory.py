@@ -188,3 +188,17 @@ def test_training_from_a_file_gives_what_training_from_memory_gives(slices_folde
         columns = [name for name in ours if "loss" in name]
         assert columns and ours[columns].equals(theirs[columns])
     assert list((tmp_path / "c").iterdir()) == []
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("100000 100000", 1), ("max 100000", 0)])  # 0: as TensorFlow likes
+def test_tensorflow_starts_no_more_threads_than_the_quota_lets_run(quota, threads, tmp_path):
+    (tmp_path / "own").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text(quota)
+    code = (
+        "import os, pathlib, utils; from training.workers import start_tensorflow;"
+        "os.sched_getaffinity = lambda process: {0, 1, 2};"
+        f"utils.OWN_GROUPS, utils.GROUPS = pathlib.Path({str(tmp_path / 'own')!r}), pathlib.Path({str(tmp_path)!r});"
+        "print(start_tensorflow().config.threading.get_intra_op_parallelism_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(threads)]
