@@ -11,6 +11,7 @@ from pictures import brain, good_files, save
 from PIL import Image, ImageOps
 
 import train
+from metrics.folders import load_folders
 from sampling.run import Run
 from slices.contents import check_contents
 from slices.grey import FULL, Tally, decode
@@ -135,6 +136,27 @@ def test_a_run_on_8_bits_notes_that_and_an_older_one_took_the_full_range(finishe
     assert [name for name, _ in wrong_entries(config | {"white_of_16_bits": 0})] == ["white_of_16_bits"]
     del config["white_of_16_bits"]
     assert not list(wrong_entries(config))
+
+
+def test_real_folders_share_a_scale_and_generated_images_have_their_own(tmp_path):
+    for name, times in (("train", 8), ("real", 16), ("generated", 32)):
+        for index in range(4):
+            number = 100 + index + 10 * (name == "real")
+            save(tmp_path / name / f"{number}_7.png", deep(index, times))
+    folders = [tmp_path / name for name in ("real", "generated", "train")]
+    loaded = load_folders(*folders)
+    assert list(loaded) == ["real", "generated", "train"] and set(loaded["real"]) == {
+        "folder",
+        "slices",
+        "images",
+        "brain_boxes",
+    }
+    expected = np.rint(deep(0, 8) * 255.0 / 824)
+    assert np.array_equal(loaded["train"]["images"][0, ..., 0], expected)
+    assert np.array_equal(loaded["generated"]["images"][0, ..., 0], expected)
+    assert loaded["real"]["images"][0].max() == 255  # twice as bright: beyond the white of the training slices
+    alone = load_folders(*folders[:2])
+    assert np.array_equal(alone["real"]["images"][0, ..., 0], expected)
 
 
 def prepared(folder, monkeypatch, *flags):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import train
 import utils
 from slices.images import load_images
 from slices.memory import available_memory, cache_folder, check_cache, file_system, image_array
+from training.plan import copied_config, resumed_config
 from utils import UserError
 
 ROOT = Path(utils.__file__).parent
@@ -178,6 +180,16 @@ def test_a_cache_that_is_a_file_is_refused_at_once(words, tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file"]
     check_cache(None)
     check_cache(tmp_path / "new" / "folder")
+
+
+def test_the_cache_may_change_on_resume_and_is_not_copied_with_a_vqvae(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    config = utils.load_json(tmp_path / "run" / "config.json")
+    assert config["cache"] is None
+    utils.save_json(tmp_path / "run" / "config.json", config | {"cache": "there"})
+    assert resumed_config(str(tmp_path / "run"), {"cache": "here"})[1]["cache"] == "here"
+    assert resumed_config(str(tmp_path / "run"), {})[1]["cache"] == "there"
+    assert copied_config(str(tmp_path / "run"), "all", None, {})["cache"] is None
 
 
 def test_training_from_a_file_gives_what_training_from_memory_gives(slices_folder, finished_run, tmp_path, monkeypatch):
