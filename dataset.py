@@ -159,10 +159,8 @@ def check(
     slices = split_by_subject(find_slices(data, subject_pattern, metadata), seed, allow_overlap=allow_overlap)
     if metadata is None:
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
-    training = slices["split"] == "train"
-    loaded = load_images(
-        data, slices["path"].tolist(), image_size, cache, white_from=training, beside=sheet.absolute().parent
-    )
+    files, training = slices["path"].tolist(), slices["split"] == "train"
+    loaded = load_images(data, files, image_size, cache, white_from=training, beside=sheet.absolute().parent)
     slices = slices[loaded.usable].reset_index(drop=True)
     print(overview(slices, loaded))
     check_contents(data, slices, loaded)

@@ -149,9 +149,17 @@ def _free_memory():
 
 
 def _group_memory():
-    """The least limit of the control groups (version 1 or 2) that the process is in, in bytes."""
+    """The least limit of the control groups (version 1 or 2) that the process is in, less what it has, in bytes."""
     texts = control_group("memory", "memory.max") + control_group("memory", "memory.limit_in_bytes")
-    return min([int(text) for text in texts if text.isdigit()], default=math.inf)
+    return min([int(text) for text in texts if text.isdigit()], default=math.inf) - _own_memory()
+
+
+def _own_memory():
+    """What this process has in memory, in bytes, pages of files aside: those can be let go."""
+    try:
+        return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    except (OSError, TypeError):
+        return 0
 
 
 def _address_space():

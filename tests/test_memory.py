@@ -75,7 +75,8 @@ def test_limits_of_the_job_count_and_not_those_of_the_machine(lines, files, memo
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     monkeypatch.setattr(slices.memory, "_free_memory", lambda: 100 * GB)
     monkeypatch.setattr(slices.memory, "_address_space", lambda: math.inf)
-    assert available_memory() == min(memory, 100 * GB) and utils.cores() == cores
+    monkeypatch.setattr(slices.memory, "_own_memory", lambda: GB // 2)  # so much of it is taken already
+    assert available_memory() == min(memory - GB // 2, 100 * GB) and utils.cores() == cores
 
 
 def test_the_affinity_counts_and_not_the_machine(groups, monkeypatch):

@@ -57,13 +57,17 @@ def prepare_data(config, known=None, beside=None):
         )
     for part in parts.values():
         part["columns"] = condition_ids(part["slices"], config["labels"])
-    cut_off = outside(loaded.brain_boxes, Box(*config["crop_box"])).sum()
-    if cut_off:
+    say_cut_off(outside(loaded.brain_boxes, Box(*config["crop_box"])))
+    return slices, parts
+
+
+def say_cut_off(outside_box):
+    """Tell how many slices, (N,) bool, do not fit into the crop box."""
+    if outside_box.any():
         print(
-            f"{cut_off} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
+            f"{outside_box.sum()} of {len(outside_box)} slices have brain outside the crop box, which is cut off "
             "(--no-crop keeps it)"
         )
-    return slices, parts
 
 
 def make_demo(people, image_size):
