@@ -129,7 +129,9 @@ def _loaded_ahead(dataset, load):
 # ---- check: is this folder fit for training? --------------------------------------------------
 
 
-def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=False, image_size=None, seed=0):
+def check(
+    data, out=None, metadata=None, subject_pattern=None, allow_overlap=False, image_size=None, seed=0, cache=None
+):
     """Decode every slice under a folder, print who and what there is by split and label, and draw a contact sheet.
 
     Args:
@@ -138,29 +140,32 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
         metadata, subject_pattern: as in ``slices.index.find_slices``.
         allow_overlap, seed: as in ``slices.splits.split_by_subject``.
         image_size: (height, width) in pixels (default: the data's own).
+        cache: the folder for a file of decoded slices, when memory is short for them (default: that of the sheet).
 
     Raises:
         UserError: the folder cannot be trained on as it is, or the sheet not be written.
     """
     check_folder(data)
-    import tempfile
-
+    from slices.contents import check_contents
     from slices.images import load_images
     from slices.index import find_slices
+    from slices.memory import check_cache
     from slices.overview import overview
     from slices.sheets import contact_sheet, sheet_path
     from slices.splits import split_by_subject, warn_of_leakage
 
     sheet = sheet_path(out)
+    check_cache(cache)
     slices = split_by_subject(find_slices(data, subject_pattern, metadata), seed, allow_overlap=allow_overlap)
     if metadata is None:
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
-    with tempfile.TemporaryDirectory() as cache_folder:
-        loaded = load_images(data, slices["path"].tolist(), image_size, cache_folder)
-        slices = slices[loaded.usable].reset_index(drop=True)
-        print(overview(slices, loaded))
-        warn_of_leakage(slices, loaded)
-        contact_sheet(sheet, slices, loaded.images)
+    files, training = slices["path"].tolist(), slices["split"] == "train"
+    loaded = load_images(data, files, image_size, cache, white_from=training, beside=sheet.absolute().parent)
+    slices = slices[loaded.usable].reset_index(drop=True)
+    print(overview(slices, loaded))
+    check_contents(data, slices, loaded)
+    warn_of_leakage(slices, loaded)
+    contact_sheet(sheet, slices, loaded.images)
     print(f"contact sheet: {sheet}")
     print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
 
@@ -235,6 +240,9 @@ def check_flags(parser):
     image_size_flag(parser, None, "in pixels (default: the data's own)")
     parser.add_argument(
         "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the splits (default %(default)s)"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="folder for a file of decoded slices when memory is short (default: the sheet's)"
     )
 
 

@@ -60,6 +60,7 @@ def evaluate_run(
     shareable=False,
     features=None,
     out=None,
+    cache=None,
     command=A_CALL,
 ):
     """Measure one run and write metrics.json, people.csv, figures and report.html into its folder, or into ``out``.
@@ -76,6 +77,7 @@ def evaluate_run(
         features: a .npy file of features, or "inception", for one more Fréchet distance.
         out: where to write instead, where the run's folder cannot be written: a new folder, or one with an earlier
             evaluation of the run.
+        cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
         command: what was typed.
 
     Raises:
@@ -87,7 +89,7 @@ def evaluate_run(
     from sampling.run import Run
     from slices.processes import held
 
-    run = Run(run, data=data)
+    run = Run(run, data=data, cache=cache)
     check_people(run, split)
     run.needs_data()
     known = read_metadata(metadata, run)  # before the look: a mistake in it costs none
@@ -135,15 +137,15 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     from metrics.samples import gather_sets, spectra_of
     from report.page import write_report
 
-    cache = Cache(run, seed, place / "cache")
-    parts = load_parts(run, cache, split)
+    kept = Cache(run, seed, place / "cache")
+    parts = load_parts(run, kept, split)
     held_out = parts[split]
     metrics = {"run": run.name, "split": split, **count_people(held_out.slices["subject"]), **heading(seed, command)}
     note_few_people(metrics)
-    per_slice, bits, baseline = measure_models(run, cache, parts, split, metrics)
+    per_slice, bits, baseline = measure_models(run, kept, parts, split, metrics)
     rows = rows_for_sets(held_out, bits[split], metrics["notes"])
-    sets = gather_sets(run, cache, parts, split, rows, baseline, seed, num_samples, quick)
-    neighbours = measure_sets(sets, seed, metrics, features, cache.folder / "features_images.npy")
+    sets = gather_sets(run, kept, parts, split, rows, baseline, seed, num_samples, quick)
+    neighbours = measure_sets(sets, seed, metrics, features, kept.folder / "features_images.npy")
     metrics["memorisation"] |= membership(bits, parts, split)
     measure_people(run, place, per_slice, known, metrics)
     save_json(place / "metrics.json", metrics)
@@ -266,7 +268,9 @@ def measure_people(run, place, per_slice, known, metrics):
 # ---- images of any generator --------------------------------------------------------------------
 
 
-def evaluate_folder(generated, real, train=None, seed=0, num_samples=1000, shareable=False, out=None, command=A_CALL):
+def evaluate_folder(
+    generated, real, train=None, seed=0, num_samples=1000, shareable=False, out=None, cache=None, command=A_CALL
+):
     """Judge a folder of images against real slices of unseen people, with what needs no codes.
 
     Args:
@@ -277,6 +281,7 @@ def evaluate_folder(generated, real, train=None, seed=0, num_samples=1000, share
         num_samples: int from 1, images for the memorisation search and the figures.
         shareable: write report_shareable.html, too.
         out: where to write (default: under runs/).
+        cache: the folder for a file of decoded images, when memory is short for them.
         command: what was typed.
 
     Raises:
@@ -289,7 +294,7 @@ def evaluate_folder(generated, real, train=None, seed=0, num_samples=1000, share
     if shareable and not train:
         raise UserError("--shareable needs --train: without training slices there is no audit")
     metrics = {"run": Path(generated).name, "split": "folder", **heading(seed, command)}
-    sets = folder_sets(load_folders(real, generated, train), seed, num_samples, metrics["notes"])
+    sets = folder_sets(load_folders(real, generated, train, cache), seed, num_samples, metrics["notes"])
     metrics |= count_people(sets.reference.person)
     note_few_people(metrics)
     out = Path(out or f"runs/generated-{datetime.datetime.now():%Y%m%d-%H%M%S}")
@@ -366,6 +371,7 @@ def add_run_flags(parser):
         help="one more Fréchet distance, of these features or of Keras InceptionV3's",
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
+    add_cache_flag(parser, "the run's")
 
 
 def add_compare_flags(parser):
@@ -378,7 +384,14 @@ def add_folder_flags(parser):
     parser.add_argument("--real", metavar="DIR", required=True, help="real slices of unseen people")
     parser.add_argument("--train", metavar="DIR", help="the slices that the generator was trained on")
     add_measuring_flags(parser)
+    add_cache_flag(parser, "that of temporary files, on a disk")
     add_out_flag(parser)
+
+
+def add_cache_flag(parser, default):
+    parser.add_argument(
+        "--cache", metavar="DIR", help=f"folder for a file of decoded slices when memory is short (default: {default})"
+    )
 
 
 def add_measuring_flags(parser):

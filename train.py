@@ -114,7 +114,7 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
         config = resolve_config(options, resume=resume, **run)[1]  # whoever held the lock may have changed it
     known = folder if resume else config["source"]
     with data_found(Path(known or folder), config):
-        slices, parts = prepare_data(config, known)
+        slices, parts = prepare_data(config, known, beside=folder.parent)
     if resume and "data" in options:
         save_json(folder / "config.json", config)  # for whoever looks for them next
     if not resume:
@@ -139,7 +139,7 @@ def join(team, folder):
         )
     config = with_defaults(read_config(folder))
     with data_found(folder, config):
-        return config, prepare_data(config, folder)[1]
+        return config, prepare_data(config, folder, beside=folder.parent)[1]
 
 
 def train_stages(team, config, folder, parts):

@@ -238,10 +238,8 @@ def save(kept, variables, done):
 
 def load_split(run, split):
     """The slices of a split of a Run, whole frames (N, H, W, 1) uint8, and their rows of its index."""
-    from slices.images import load_images
-
     rows = run.slices[run.slices["split"] == split]
-    loaded = load_images(run.data, rows["path"].tolist(), run.frame)
+    loaded = run.load(run.data, rows["path"])
     return loaded.images, rows[loaded.usable]
 
 

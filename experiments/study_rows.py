@@ -136,19 +136,19 @@ def stages_of(key):
 
 def remember_images():
     """Decode each list of slices once in this process."""
-    from metrics import parts
+    from sampling import run
     from slices.images import load_images
     from training import data
 
     seen = {}
 
-    def load_once(root, paths, image_size=None):
+    def load_once(root, paths, image_size=None, *where, **how):
         key = (str(root), tuple(paths), tuple(image_size or ()))
         if key not in seen:
-            seen[key] = load_images(root, paths, image_size)
+            seen[key] = load_images(root, paths, image_size, *where, **how)
         return seen[key]
 
-    data.load_images = parts.load_images = load_once
+    data.load_images = run.load_images = load_once
 
 
 def code_commit():

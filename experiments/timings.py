@@ -213,10 +213,10 @@ def cached_in_a_file(folder, copies, run):
     """Memory of training when the images lie in a file: that of the process alone, file pages aside."""
     import dataset
     from sampling.run import Run
-    from slices import images
+    from slices import images, memory
     from training.timing import stage_step
 
-    images.MEMORY_SHARE = 0.0
+    memory.MEMORY_SHARE = 0.0
     tf, config, box, vqvae, _ = our_models(run, "float32")
     opened = Run(run)
     paths = copies * opened.slices["path"].tolist()

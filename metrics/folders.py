@@ -18,8 +18,13 @@ from utils import UserError, random_generator
 PLANTED = 200  # copies that the search must find
 
 
-def load_folders(real, generated, train=None):
+def load_folders(real, generated, train=None, cache=None):
     """The images of the folders, by "real", "generated" and, where it is given, "train".
+
+    Real files of 16 bits have one scale, that of "train" where it is given; generated ones have their own.
+
+    Args:
+        cache: the folder for a file of decoded images, when memory is short for them.
 
     Returns:
         dict of name → dict of folder, slices (DataFrame), images (N, H, W, 1) uint8 and brain_boxes (N, 4) int.
@@ -28,7 +33,13 @@ def load_folders(real, generated, train=None):
         UserError: the folders do not go together, or there is too little in one of them.
     """
     folders = {"real": real, "generated": generated} | ({"train": train} if train else {})
-    loaded = {name: load_folder(folder, generated=name == "generated") for name, folder in folders.items()}
+    loaded, white = {}, None
+    for name in sorted(folders, key=("train", "real", "generated").index):
+        generated = name == "generated"
+        loaded[name] = load_folder(folders[name], generated, cache, None if generated else white)
+        own = loaded[name].pop("white")
+        white = white or own
+    loaded = {name: loaded[name] for name in folders}
     frames = {name: part["images"].shape[1:3] for name, part in loaded.items()}
     if len(set(frames.values())) > 1:
         sizes = ", ".join(f"{width}x{height} in {folders[name]}" for name, (height, width) in frames.items())
@@ -46,7 +57,7 @@ def load_folders(real, generated, train=None):
     return loaded
 
 
-def load_folder(folder, generated=False):
+def load_folder(folder, generated=False, cache=None, white=None):
     """The images of a folder with their labels and positions; those of predict.py are in its samples.csv."""
     slices = find_slices(folder)
     table = Path(folder) / "samples.csv"
@@ -61,12 +72,13 @@ def load_folder(folder, generated=False):
             subject=slices["path"],
             position=pd.to_numeric(told["position"], errors="coerce").fillna(-1).to_numpy(int),
         )
-    loaded = load_images(folder, slices["path"].tolist())
+    loaded = load_images(folder, slices["path"].tolist(), cache_folder=cache, white=white)
     return {
         "folder": folder,
         "slices": slices[loaded.usable].reset_index(drop=True),
         "images": loaded.images,
         "brain_boxes": loaded.brain_boxes,
+        "white": loaded.white,
     }
 
 

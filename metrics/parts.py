@@ -10,7 +10,6 @@ from metrics.sets import ImageSet
 from sampling.draws import draw_codes
 from sampling.run import encode_images
 from slices.frame import crop
-from slices.images import load_images
 from slices.index import condition_ids
 from utils import UserError, file_sha256, whole_file
 
@@ -104,7 +103,7 @@ def load_part(run, cache, split, frames=False):
         UserError: fewer than two people of a split that is needed have readable slices.
     """
     slices = run.slices[run.slices["split"] == split]
-    loaded = load_images(run.data, slices["path"].tolist(), run.frame)
+    loaded = run.load(run.data, slices["path"])
     slices = slices[loaded.usable].reset_index(drop=True)
     if (frames or split == "train") and slices["subject"].nunique() < 2:
         raise UserError(f"fewer than two {split} people in {run.data} have readable slices: nothing can be measured")

@@ -7,7 +7,7 @@ import numpy as np
 from sampling.draws import look_up, output_folder, sample_row, say_outside
 from sampling.run import prior_bits
 from slices import frame
-from slices.images import load_images, load_mask, save_png
+from slices.images import load_mask, save_png
 from slices.index import condition_ids
 from slices.sheets import image_sheet, number_sheet
 from utils import UserError, new_folder, progress, random_generator, write_csv
@@ -193,7 +193,7 @@ def read_kept(run, path, keep, num_images, draw):
         raise UserError(f"there is no slice {path}: give a PNG or JPEG file")
     if num_images < 2:
         raise UserError("a completion needs --num-images 2 or more: spread.png is how they differ")
-    original, side = load_images(path.parent, [path.name], run.frame), run.config["downsample"]
+    original, side = run.load(path.parent, [path.name]), run.config["downsample"]
     pixels = kept_pixels(keep, path, run.frame)
     cells = kept_cells(pixels, run.box, run.code_grid)
     if not cells.any():

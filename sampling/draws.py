@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from slices.images import load_images
 from slices.index import condition_ids
 from utils import UserError, progress, random_generator
 
@@ -117,7 +116,7 @@ def draw_held_out(run, count, seed=0):
     shuffled = slices.sample(frac=1, random_state=random_generator(seed, "held-out slices"))
     turn = shuffled.groupby("subject").cumcount()  # 0 for the first slice of each person, 1 for the second …
     drawn = shuffled.iloc[turn.argsort(kind="stable")][:count]
-    loaded = load_images(run.data, drawn["path"].tolist(), run.frame)
+    loaded = run.load(run.data, drawn["path"])
     if len(loaded.images) < count:
         raise UserError(
             f"the run has {len(loaded.images)} usable slices of validation people, not {count}: ask for fewer"

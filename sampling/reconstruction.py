@@ -8,7 +8,7 @@ from metrics.images import image_metrics
 from metrics.people import mean_by_person, value_of
 from sampling.draws import output_folder, say_outside
 from slices.frame import crop, outside
-from slices.images import load_images, save_png
+from slices.images import save_png
 from slices.index import find_slices
 from slices.sheets import image_sheet
 from utils import evenly, new_folder, write_csv
@@ -33,7 +33,7 @@ def reconstruct(run, images, out=None):
     slices = find_slices(images, run.config["subject_pattern"], run.config["metadata"])
     out = output_folder(out, run, "reconstruct-{time}")
     with new_folder(out) as unfinished:
-        loaded = load_images(images, slices["path"].tolist(), run.frame)
+        loaded = run.load(images, slices["path"])
         slices = slices[loaded.usable].reset_index(drop=True)
         outside_box = outside(loaded.brain_boxes, run.box)
         reconstructions = run.decode(run.encode(loaded.images))[..., None]  # (N, H, W, 1)

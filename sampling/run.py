@@ -9,8 +9,10 @@ import pandas as pd
 
 from sampling.draws import BLOCK, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
 from slices.frame import Box, crop, paste, to_bytes
+from slices.images import load_images
 from slices.index import read_slices
-from training.folder import find_beside, load_models, open_run
+from slices.memory import check_cache
+from training.folder import find_beside, load_models, open_run, white_of
 from training.workers import start_tensorflow
 from utils import UserError, block_starts, progress
 
@@ -44,6 +46,7 @@ class Run:
         name: name under runs/, or a path: str with a separator, or Path (default: the newest finished run).
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
+        cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
 
     Attributes:
         folder: Path.
@@ -60,7 +63,7 @@ class Run:
         UserError: there is no such run, or its ``stage`` is not finished.
     """
 
-    def __init__(self, name=None, stage="prior", data=None):
+    def __init__(self, name=None, stage="prior", data=None, cache=None):
         if isinstance(name, Path):
             name = f"./{name}" if len(name.parts) == 1 else str(name)
         self.folder, self.config = open_run(name, stage)
@@ -69,6 +72,8 @@ class Run:
         self.labels, self.num_positions = self.config["labels"], self.config["num_positions"]
         self.frame, self.code_grid = tuple(self.config["frame"]), tuple(self.config["code_grid"])
         self.box = Box(*self.config["crop_box"])
+        check_cache(cache)
+        self.cache = cache
 
     @cached_property
     def slices(self):
@@ -102,6 +107,20 @@ class Run:
         if not self.data.is_dir():
             raise UserError(f"the run's data {self.data} is not there: say where with --data")
 
+    def load(self, root, paths):
+        """The LoadedImages (``slices.images.load_images``) of files, brought into the run's frame and scale of grey.
+
+        Args:
+            root: folder that the paths are relative to.
+            paths: list of str, PNG or JPEG files of any size.
+
+        Raises:
+            UserError: none of them is readable.
+        """
+        return load_images(
+            root, list(paths), self.frame, self.cache, white=white_of(self.config), beside=self.folder.absolute()
+        )
+
     def encode(self, images):
         """Images (N, H, W) or (N, H, W, 1) uint8 in the run's frame -> codes (N, h, w) int32.
 
@@ -113,7 +132,7 @@ class Run:
         if images.shape[1:] != (*self.frame, 1) or images.dtype != np.uint8 or not len(images):
             raise UserError(
                 f"images must be uint8 of shape {(1, *self.frame)} or more of them, not {images.dtype} of "
-                f"shape {images.shape}: slices.images.load_images(folder, names, run.frame) makes them so"
+                f"shape {images.shape}: run.load(folder, names).images are so"
             )
         return encode_images(self.vqvae, images, self.box)
 

@@ -10,7 +10,7 @@ from sampling.completion import CHAINS, TILE, complete_codes
 from sampling.draws import NONE, look_up, output_folder, say_outside
 from sampling.run import prior_bits
 from slices import frame
-from slices.images import load_images, save_png
+from slices.images import save_png
 from slices.index import condition_ids, find_slices
 from slices.sheets import around_black, number_sheet
 from utils import UserError, new_folder, progress, write_csv
@@ -36,7 +36,7 @@ def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
         UserError: no readable image, the run's slices are not there, or fewer than two validation people are.
     """
     files, validation = find_slices(images, run.config["subject_pattern"]), load_validation(run)
-    loaded = load_images(images, files["path"].tolist(), run.frame)
+    loaded = run.load(images, files["path"])
     known = look_up(run, [Path(images) / path for path in loaded.paths], label, position)
     outside_box = frame.outside(loaded.brain_boxes, run.box)
     say_outside(outside_box)
@@ -78,7 +78,7 @@ def load_validation(run):
     if slices["subject"].nunique() < 2:
         raise UserError("the run has fewer than two validation people: there is nobody to compare with")
     run.needs_data()
-    loaded = load_images(run.data, slices["path"].tolist(), run.frame)
+    loaded = run.load(run.data, slices["path"])
     return slices[loaded.usable], loaded.images
 
 

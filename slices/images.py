@@ -1,27 +1,24 @@
 """Image files: decoded to grey of one size, checked and told when broken, all in one array; and written."""
 
 import hashlib
-import math
 import os
-import re
-import shutil
-import tempfile
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from slices.frame import brain_box, to_bytes
-from utils import UserError, progress, warn, whole_file
+from slices.frame import BRAIN_THRESHOLD, brain_box, to_bytes
+from slices.grey import Tally, decode, into_frame, reason_of
+from slices.memory import image_array
+from utils import UserError, cores, progress, warn, whole_file
 
 NAMES_SHOWN = 10
-MEMORY_SHARE = 0.25  # of the available memory may hold the images; more goes to a memory-mapped file
 FILES_PER_TASK = 32
 
 
@@ -47,6 +44,9 @@ class LoadedImages:
         sizes: Counter of the (height, width) that the usable files had.
         digests: list of the sha256 of the pixels of each usable image, in hexadecimal.
         fingerprint: sha256 over the usable paths and their pixels, in any order, in hexadecimal.
+        white: the value of 16-bit files that became 255; None where none has 16 bits.
+        turned: how many usable files were turned, as their EXIF says.
+        to_the_edges: (N,) bool: bright along all four edges, as on a white background.
     """
 
     images: np.ndarray
@@ -57,27 +57,40 @@ class LoadedImages:
     sizes: Counter
     digests: list
     fingerprint: str
+    white: int | None
+    turned: int
+    to_the_edges: np.ndarray
 
 
 class _Check(NamedTuple):
-    """What was found in one file: a reason not to use it, or the rest."""
+    """What was found in one file: a reason not to use it, or the rest; without a digest it is not decoded yet."""
 
     reason: str | None = None
     size: tuple = ()
+    turned: bool = False
+    deep: bool = False
     brain_box: tuple = ()
+    to_the_edges: bool = False
     digest: str = ""
 
 
-def load_images(root, paths, image_size=None, cache_folder=None, workers=None):
+def load_images(
+    root, paths, image_size=None, cache_folder=None, workers=None, white=None, white_from=None, beside=None
+):
     """Decode files to grey and to one size, in one parallel pass that tells the broken ones.
+
+    Files of 16 bits whose ``white`` is not known are read twice: once to choose it, the same for all of them.
 
     Args:
         root: folder that the paths are relative to.
         paths: list of str.
         image_size: (height, width) in pixels; an image of another size is resized, keeping its aspect, and
             padded with black. Default: the size that all images have.
-        cache_folder: where images.npy goes when memory is short (default: a temporary file).
+        cache_folder: where the images go when memory is short, as the user asked for it.
         workers: number of threads (default: one per core).
+        white: the value of 16-bit files that becomes 255 (default: by ``slices.grey.Tally``, and said aloud).
+        white_from: (M,) bool, the files that choose it (default: all).
+        beside: where the images go unasked when memory is short, if that is a disk (default: temporary files).
 
     Returns:
         LoadedImages.
@@ -86,48 +99,101 @@ def load_images(root, paths, image_size=None, cache_folder=None, workers=None):
         UserError: no file is readable, the sizes differ and there is no ``image_size``, or there is no room.
     """
     paths = list(paths)
-    with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with quiet_decoders(), ExitStack() as stack:
         frame = tuple(image_size) if image_size else _own_size(root, paths)
-        images = stack.enter_context(_image_array((len(paths), *frame, 1), cache_folder))  # (M, H, W, 1)
-        checks = _check_all(root, paths, images, workers)
+        array = image_array((len(paths), *frame, 1), cache_folder, beside)
+        images = stack.enter_context(array)  # (M, H, W, 1)
+        checks, white = _check_all(root, paths, images, workers, white, white_from)
         _tell_problems(root, paths, checks, image_size)
         usable = np.array([check.reason is None for check in checks], bool)
         rows = np.flatnonzero(usable)
         for new, old in enumerate(rows):
             if new != old:
                 images[new] = images[old]
-    return _as_loaded(images[: len(rows)], paths, usable, checks)
+    return _as_loaded(images[: len(rows)], paths, usable, checks, white)
 
 
-def _check_all(root, paths, images, workers):
-    """Decode every path into its row of ``images``; a list of _Check."""
-
-    def check(start):
-        return [
-            _load_one(root, path, images[start + i]) for i, path in enumerate(paths[start : start + FILES_PER_TASK])
-        ]
-
-    checks = []
-    starts = range(0, len(paths), FILES_PER_TASK)
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        progress(total=len(paths), desc="checking files", unit=" files") as bar,
-    ):
-        for some in pool.map(check, starts):
-            checks += some
-            bar.update(len(some))
-    return checks
+def quiet_decoders():
+    """A context in which a decompression bomb is an error, and a damaged EXIF nothing to talk of."""
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", ".*orrupt EXIF.*")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    return stack
 
 
-def _load_one(root, path, row):
+def _check_all(root, paths, images, workers, white, white_from):
+    """Decode every path into its row of ``images``; a list of _Check, and the white of 16-bit files, if there are any.
+
+    Those are decoded last where no ``white`` is given.
+    """
+    tallies = Tally(), Tally()  # of the files that choose, and of the others
+    chooses = np.ones(len(paths), bool) if white_from is None else np.asarray(white_from)
+    checks = _each(
+        lambda i: _load_one(root, paths[i], images[i], white, tallies[0 if chooses[i] else 1]),
+        range(len(paths)),
+        workers,
+    )
+    deep = [i for i, check in enumerate(checks) if check.deep]
+    if not deep or white is not None:
+        return checks, white if deep else None
+    tally = tallies[0] if tallies[0].counts.any() else tallies[1]
+    white = tally.white
+    print(
+        f"{len(deep)} of {len(paths)} files have 16 bits, with values up to {tally.brightest:,}: 0 to {white:,} "
+        "become black to white in all of them"
+    )
+    again = _each(lambda i: _load_one(root, paths[i], images[i], white), deep, workers)
+    for i, check in zip(deep, again, strict=True):
+        checks[i] = check
+    return checks, white
+
+
+def _each(function, numbers, workers=None, what="checking files"):
+    """``function`` of every number, in order, by threads: a list."""
+
+    def some(start):
+        return [function(i) for i in numbers[start : start + FILES_PER_TASK]]
+
+    found = []
+    with ThreadPoolExecutor(workers or cores()) as pool, progress(total=len(numbers), desc=what, unit=" files") as bar:
+        for part in pool.map(some, range(0, len(numbers), FILES_PER_TASK)):
+            found += part
+            bar.update(len(part))
+    return found
+
+
+def _load_one(root, path, row, white, tally=None):
     """Decode one file into ``row``, (H, W, 1) uint8."""
     try:
-        grey, size = _decode(os.path.join(root, path), row.shape[:2])
+        grey, size, turned, deep = decode(os.path.join(root, path), row.shape[:2], white, tally)
     except Exception as error:  # whatever a decoder makes of broken bytes
-        return _Check(reason=_reason(error))
+        return _Check(reason=reason_of(error))
+    if grey is None:
+        return _Check(deep=deep)
     row[..., 0] = grey
-    return _Check(size=size, brain_box=brain_box(grey), digest=hashlib.sha256(grey.tobytes()).hexdigest())
+    return _Check(
+        size=size,
+        turned=turned,
+        deep=deep,
+        brain_box=brain_box(grey),
+        to_the_edges=_bright_edges(grey, size),
+        digest=_digest(grey),
+    )
+
+
+def _digest(grey):
+    """The sha256 of an image's pixels, (H, W) uint8."""
+    return hashlib.sha256(grey.tobytes()).hexdigest()
+
+
+def _bright_edges(grey, size):
+    """Whether more than half of each edge of an image of this (height, width), black bars aside, is bright."""
+    scale = min(grey.shape[0] / size[0], grey.shape[1] / size[1])
+    bars = [min(round((side - scale * own) / 2), (side - 1) // 2) for side, own in zip(grey.shape, size, strict=True)]
+    grey = grey[bars[0] : grey.shape[0] - bars[0], bars[1] : grey.shape[1] - bars[1]]
+    edges = (grey[0], grey[-1], grey[:, 0], grey[:, -1])
+    return all((edge > BRAIN_THRESHOLD * 255).mean() > 0.5 for edge in edges)
 
 
 def _tell_problems(root, paths, checks, image_size):
@@ -142,7 +208,7 @@ def _tell_problems(root, paths, checks, image_size):
         raise UserError(f"the images in {root} differ in size ({size_counts(sizes)}): choose one with --image-size H W")
 
 
-def _as_loaded(images, paths, usable, checks):
+def _as_loaded(images, paths, usable, checks, white):
     """The LoadedImages of the usable files' ``images`` (N, H, W, 1) and of what was found in all M."""
     good = [check for check in checks if check.reason is None]
     kept = [path for path, check in zip(paths, checks, strict=True) if check.reason is None]
@@ -157,6 +223,9 @@ def _as_loaded(images, paths, usable, checks):
         sizes=Counter(check.size for check in good),
         digests=[check.digest for check in good],
         fingerprint=fingerprint,
+        white=white,
+        turned=sum(check.turned for check in good),
+        to_the_edges=np.array([check.to_the_edges for check in good], bool),
     )
 
 
@@ -166,51 +235,34 @@ def size_counts(sizes):
     return ", ".join(shown + [f"{len(sizes) - 5} more sizes"] * (len(sizes) > 5))
 
 
-# ---- one file → grey --------------------------------------------------------------------------
-
-
-def _decode(path, frame=None):
-    """An image file as grey uint8 of the size ``frame``, and the (height, width) it had."""
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        size = image.height, image.width
-        grey = _to_grey(image)
-    return np.asarray(grey if frame is None else _into_frame(grey, frame)), size
-
-
-def _to_grey(image):
-    """Any PIL image as 8-bit grey: 16 bits scaled from their full range, transparency laid on black."""
-    if image.mode.startswith("I"):
-        return Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("L")
-
-
-def _into_frame(grey, frame):
-    """A PIL image in (height, width), its aspect kept, on black."""
-    if grey.size == tuple(frame[::-1]):
-        return grey
-    return ImageOps.pad(grey, frame[::-1], Image.Resampling.BICUBIC)  # antialiased: PIL widens the kernel
-
-
-def _reason(error):
-    """A decoder's error in a few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a PNG or JPEG image"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"over {Image.MAX_IMAGE_PIXELS:,} pixels"
-    return getattr(error, "strerror", None) or next(filter(None, str(error).splitlines()), type(error).__name__)
-
-
 def _own_size(root, paths):
     """The (height, width) of the first image that can be decoded; (1, 1) where none can."""
     for path in paths:
         try:
-            return _decode(os.path.join(root, path))[1]
+            return decode(os.path.join(root, path)).size
         except Exception:  # the pass over all files says why
             continue
     return 1, 1
+
+
+def digests_of(root, paths, frame, white=None):
+    """The digests of files as ``load_images`` would have them in (height, width), and nothing else: list of str.
+
+    It is empty for a file that cannot be read, or that has 16 bits where ``white`` is not known.
+    """
+
+    def digest(i):
+        try:
+            grey = decode(os.path.join(root, paths[i]), frame, white).grey
+        except Exception:  # it is told when it is to be used
+            return ""
+        return "" if grey is None else _digest(grey)
+
+    with quiet_decoders():
+        return _each(digest, range(len(paths)), what="comparing test files")
+
+
+# ---- one mask ----------------------------------------------------------------------------------
 
 
 def load_mask(path, image_path, frame):
@@ -220,54 +272,31 @@ def load_mask(path, image_path, frame):
     image in the frame counts, too.
 
     Raises:
-        UserError: the mask cannot be read, or has another size than the image.
+        UserError: the mask cannot be read, has nothing white, or has another size than the image.
     """
     try:
-        mask, size = _decode(path)
+        mask, size, *_ = decode(path)
+        brightest = _brightest(path, mask)
     except Exception as error:  # whatever a decoder makes of broken bytes
-        raise UserError(f"the mask {path} cannot be read ({_reason(error)})") from None
-    own = _decode(image_path)[1]
+        raise UserError(f"the mask {path} cannot be read ({reason_of(error)})") from None
+    own = decode(image_path).size
     if size != own:
         raise UserError(
             f"the mask {path} has {size[1]}x{size[0]} pixels, but {image_path} {own[1]}x{own[0]}: draw it "
             "on the slice itself"
         )
+    if mask.max() < 128:
+        raise UserError(f"the mask {path} keeps nothing: its brightest value is {brightest}; make white what to keep")
     black = Image.fromarray(np.where(mask < 128, 255, 0).astype(np.uint8))
-    return np.asarray(_into_frame(black, frame)) == 0
+    return np.asarray(into_frame(black, frame)) == 0
 
 
-# ---- where the array is -----------------------------------------------------------------------
-
-
-@contextmanager
-def _image_array(shape, cache_folder):
-    """An uint8 array to fill: in memory where it fits, else a memory-mapped file, whole or not at all."""
-    if math.prod(shape) <= MEMORY_SHARE * _available_memory():
-        yield np.empty(shape, np.uint8)
-        return
-    with ExitStack() as stack:
-        try:
-            folder = Path(cache_folder or stack.enter_context(tempfile.TemporaryDirectory()))
-            folder.mkdir(parents=True, exist_ok=True)
-            if math.prod(shape) > shutil.disk_usage(folder).free:  # writing beyond it would kill the process
-                raise UserError(
-                    f"{folder} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded images: "
-                    "choose a smaller --image-size, or free some space"
-                )
-            temporary = stack.enter_context(whole_file(folder / "images.npy"))
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        except OSError as error:
-            raise UserError(f"the cache of decoded images cannot be written ({error})") from None
-        yield images
-        images.flush()
-
-
-def _available_memory():
-    """Bytes; a cautious 2 GB where the system does not say."""
-    try:
-        return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    except (OSError, TypeError):
-        return 2 * 1024**3
+def _brightest(path, mask):
+    """The largest value of a mask, in words: "1 of 255"."""
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):
+            return f"{np.asarray(image).max():,} of 65,535"
+    return f"{mask.max()} of 255"
 
 
 # ---- writing ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 
-from utils import DISK, UserError
+from utils import DISK, UserError, cores
 
 
 def in_processes(function, jobs, workers=None):
@@ -22,7 +22,7 @@ def in_processes(function, jobs, workers=None):
     Raises:
         BrokenProcessPool: a worker was killed.
     """
-    workers = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
+    workers = min(workers or min(cores(), 8), len(jobs))
     if workers <= 1:
         yield from (function(*job) for job in jobs)
         return

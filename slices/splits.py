@@ -1,5 +1,7 @@
 """Splits: whole people to train, validation and test; and the images that are in two of them all the same."""
 
+import pandas as pd
+
 from slices.images import first_of
 from utils import UserError, random_generator, warn
 
@@ -64,17 +66,22 @@ def _carve(slices, target, fraction, least, seed):
     return slices.assign(split=slices["split"].mask(moved, target))
 
 
-def warn_of_leakage(slices, loaded):
+def warn_of_leakage(slices, loaded, others=None, digests=()):
     """Tell which images are in more than one split, by their pixels; images without a brain do not count.
 
     Args:
         slices: DataFrame with path and split of the N usable images.
         loaded: their LoadedImages.
+        others: DataFrame with path and split of images that are not loaded.
+        digests: list of str, those of the others' pixels.
 
     Returns:
         The number of images that are in another split, too.
     """
     table = slices.assign(digest=loaded.digests)[loaded.brain_boxes[:, 2] > 0]
+    if others is not None:
+        others = others.assign(digest=list(digests))
+        table = pd.concat([table, others[others["digest"].isin(table["digest"])]])
     shared = table[table.groupby("digest")["split"].transform("nunique") > 1]
     if len(shared):
         same = [" = ".join(paths) for _, paths in shared.groupby("digest", sort=False)["path"]]

@@ -236,7 +236,8 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
         (["complete", "slice.png", "--keep", "top", "--num-images", "1"], "needs --num-images 2 or more"),
         (["complete", "slice.png", "--keep", "nowhere.png"], "the mask nowhere.png cannot be read"),
         (["complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
-        (["complete", "slice.png", "--keep", "black.png"], "keeps no patch of 8x8 pixels"),
+        (["complete", "slice.png", "--keep", "black.png"], "black.png keeps nothing: its brightest value is 0 of 255"),
+        (["complete", "slice.png", "--keep", "speck.png"], "keeps no patch of 8x8 pixels"),
         (["complete", "text.png", "--keep", "top"], "no readable image"),
         (["complete", "slice.png", "--keep", "left", "--top-k", "3"], "needs Gibbs sweeps, which know no"),
         (["complete", "slice.png", "--keep", "top", "--label", "MCI"], "unknown --label MCI"),
@@ -267,6 +268,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, finished_r
     shutil.copy(slice_path, "slice.png")
     Image.new("L", (20, 10), 255).save("small.png")
     Image.new("L", (48, 40), 0).save("black.png")
+    Image.fromarray(np.pad(np.full((2, 2), 255, np.uint8), ((19, 19), (23, 23)))).save("speck.png")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))

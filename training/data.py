@@ -5,20 +5,25 @@ from pathlib import Path
 import numpy as np
 
 import dataset
+from slices.contents import check_contents
 from slices.frame import Box, brain_crop, outside, whole_frame
-from slices.images import load_images
+from slices.images import digests_of, load_images
 from slices.index import condition_ids, find_slices, read_slices
+from slices.memory import check_cache
 from slices.splits import split_by_subject, warn_of_leakage
+from training.folder import white_of
 from utils import UserError, evenly, load_json
 
+SMALLEST_BOX = 11  # pixels: the window of SSIM
 VALIDATION_SLICES = 256  # looked at during training; the closing measurement uses all of them
 
 
-def prepare_data(config, known=None):
+def prepare_data(config, known=None, beside=None):
     """Find, split, check and load the slices; complete the config with what was found.
 
     Args:
         known: folder of the run whose slices.csv and config hold all that already.
+        beside: where decoded slices lie unasked, when memory is short for them.
 
     Returns:
         slices: DataFrame (path, subject, slice, position, label, split) of every usable slice.
@@ -26,18 +31,25 @@ def prepare_data(config, known=None):
             columns, the conditions of the prior (label and position, (N,) int32).
 
     Raises:
-        UserError: no person is left in a split, or the slices are not those that the run was trained on.
+        UserError: no person is left in a split, there is nothing to learn from, or the slices are not those that the
+            run was trained on.
     """
     if config["data"] is None:
         config["data"] = make_demo(config["demo_people"], config["image_size"])
+    check_cache(config["cache"])
     manifest = Path(config["data"]) / "manifest.json"
     config["simulated"] = manifest.is_file() and bool(load_json(manifest).get("simulated"))
     slices = read_slices(Path(known)) if known else find_people(config)
-    slices, used_rows, loaded = load_used(config, slices)
-    warn_of_leakage(used_rows, loaded)
+    slices, used_rows, loaded = load_used(config, slices, known, beside)
     parts = cut_parts(config["data"], used_rows, loaded)
     if not known:
-        config.update(describe_data(config, slices, parts["train"]), data_fingerprint=loaded.fingerprint)
+        check_contents(config["data"], used_rows, loaded)
+        warn_of_leakage(used_rows, loaded, *digests_of_test(config, slices, loaded))
+        config.update(
+            describe_data(config, slices, parts["train"]),
+            data_fingerprint=loaded.fingerprint,
+            white_of_16_bits=loaded.white,
+        )
     elif config["data_fingerprint"] != loaded.fingerprint:
         raise UserError(
             f"the slices in {config['data']} are not those that {known} was trained on: put them back, or "
@@ -45,13 +57,17 @@ def prepare_data(config, known=None):
         )
     for part in parts.values():
         part["columns"] = condition_ids(part["slices"], config["labels"])
-    cut_off = outside(loaded.brain_boxes, Box(*config["crop_box"])).sum()
-    if cut_off:
+    say_cut_off(outside(loaded.brain_boxes, Box(*config["crop_box"])))
+    return slices, parts
+
+
+def say_cut_off(outside_box):
+    """Tell how many slices, (N,) bool, do not fit into the crop box."""
+    if outside_box.any():
         print(
-            f"{cut_off} of {len(used_rows)} slices have brain outside the crop box, which is cut off "
+            f"{outside_box.sum()} of {len(outside_box)} slices have brain outside the crop box, which is cut off "
             "(--no-crop keeps it)"
         )
-    return slices, parts
 
 
 def make_demo(people, image_size):
@@ -71,23 +87,48 @@ def find_people(config):
     return split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
 
 
-def load_used(config, slices):
-    """Load what training uses; again without what cannot be used, so that whoever reads slices.csv picks the same.
+def load_used(config, slices, known=None, beside=None):
+    """Load what training uses; and where that is not all there is, again without what cannot be used.
+
+    So whoever reads slices.csv picks the same.
+
+    Args:
+        known: whether the config says which value of 16-bit files is white; the training slices tell it otherwise.
+        beside: as in ``prepare_data``.
 
     Returns:
         the index without the unusable slices, its rows that are used (train, then validation), and their LoadedImages.
     """
+
+    def picked(slices):
+        splits = slices["split"].to_numpy()
+        rows = [evenly(np.flatnonzero(splits == split), config["slice_limit"]) for split in ("train", "validation")]
+        return slices.iloc[np.concatenate(rows)]
+
     while True:
-        used = np.concatenate(
-            [
-                evenly(np.flatnonzero(slices["split"] == split), config["slice_limit"])
-                for split in ("train", "validation")
-            ]
+        rows = picked(slices)
+        loaded = load_images(
+            config["data"],
+            rows["path"].tolist(),
+            config["image_size"],
+            config["cache"],
+            white=white_of(config) if known else None,
+            white_from=rows["split"] == "train",
+            beside=beside,
         )
-        loaded = load_images(config["data"], slices["path"].iloc[used].tolist(), config["image_size"])
-        if loaded.usable.all():
-            return slices, slices.iloc[used], loaded
-        slices = slices.drop(index=slices.index[used[~loaded.usable]])
+        slices, rows = slices.drop(index=rows.index[~loaded.usable]), rows[loaded.usable]
+        if picked(slices).index.equals(rows.index):  # always, without a limit
+            return slices, rows, loaded
+
+
+def digests_of_test(config, slices, loaded):
+    """The test slices whose pixels are compared with those of training, and their digests.
+
+    Args:
+        loaded: the LoadedImages of the others, in whose frame they are compared.
+    """
+    test = slices.iloc[evenly(np.flatnonzero(slices["split"] == "test"), config["slice_limit"])]
+    return test, digests_of(config["data"], test["path"].tolist(), loaded.images.shape[1:3], loaded.white)
 
 
 def cut_parts(data, used_rows, loaded):
@@ -110,6 +151,12 @@ def describe_data(config, slices, training):
     """What the models need to know of the data: frame, crop box, code grid, labels, positions."""
     frame, downsample = training["images"].shape[1:3], config["downsample"]
     box = brain_crop(training["brain_boxes"], frame, downsample) if config["crop"] else whole_frame(frame, downsample)
+    if min(*box[2:], *frame) < SMALLEST_BOX:
+        raise UserError(
+            f"the slices in {config['data']} have {frame[1]}x{frame[0]} pixels, the crop box "
+            f"{box.width}x{box.height}: nothing below {SMALLEST_BOX}x{SMALLEST_BOX} can be measured; choose a larger "
+            "--image-size"
+        )
     return {
         "frame": [int(side) for side in frame],
         "crop_box": [int(side) for side in box],

@@ -10,6 +10,7 @@ from training.options import OPTIONS, fits, meaning
 from utils import UserError, file_sha256, load_json, shell, sweep, whole_file
 
 CONFIG_FORMAT = 1
+FULL = 65535  # the largest value of 16 bits
 KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
 
 
@@ -90,8 +91,12 @@ FACTS = {  # what a config tells besides its options: (what it must be, how to t
     "data_fingerprint": ("a sha256", lambda value: isinstance(value, str)),
     "simulated": ("true or false", lambda value: isinstance(value, bool)),
     "source": ("text or null", lambda value: value is None or isinstance(value, str)),
+    "white_of_16_bits": (
+        "a whole number from 1 to 65535 or null",
+        lambda value: value is None or (_whole(value, 1) and value <= FULL),
+    ),
 }
-OLDER_LACK = {"simulated", "source"}
+OLDER_LACK = {"simulated", "source", "white_of_16_bits"}
 
 
 def read_config(folder):
@@ -120,6 +125,15 @@ def wrong_entries(config):
     for name, each in OPTIONS.items():
         if name not in FACTS and (not fits(name, config[name]) if name in config else each.metadata["needed"]):
             yield name, meaning(name)
+
+
+def white_of(config):
+    """Which value of 16-bit files is white in a run; None where its slices have 8 bits. Older runs took the full range.
+
+    Args:
+        config: dict, its config.json.
+    """
+    return config.get("white_of_16_bits", FULL)
 
 
 def open_run(name=None, stage="prior"):

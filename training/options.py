@@ -140,6 +140,14 @@ class Options:
         choices=("none", "mirrored", "multiworker"),
         resumable=True,
     )
+    cache: str = option(
+        None,
+        "folder for a file of decoded slices when memory is short for them, best on a fast disk",
+        RUN,
+        metavar="DIR",
+        none="beside the run",
+        resumable=True,
+    )
 
     downsample: int = option(
         8, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True, paper=4
@@ -413,6 +421,9 @@ def settings_table(config):
     rows = [
         f"| {name.replace('_', ' ')} | {shown(name, config[name])} | {each.metadata['help']} |"
         for name, each in OPTIONS.items()
-        if name in config and each.type is not bool and not each.metadata["hidden"] and name not in ("data", "metadata")
+        if name in config
+        and each.type is not bool
+        and not each.metadata["hidden"]
+        and name not in ("data", "metadata", "cache")
     ]
     return ["| setting | value | what it is |", "|---|---|---|", *rows]

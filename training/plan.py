@@ -14,7 +14,7 @@ from pathlib import Path
 from training.checkpoints import last_good
 from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
 from training.options import flag_of, names_of, preset_values, with_defaults
-from utils import UserError, check_folder, git_commit, new_folder, processor, save_json, shell
+from utils import UserError, check_folder, cores, git_commit, new_folder, processor, save_json, shell
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
 
@@ -96,7 +96,7 @@ def copied_config(source, stage, preset, options):
     if preset:
         of_prior = {name: value for name, value in preset_values(preset).items() if name.startswith("prior_")}
         config |= {**of_prior, "preset": preset}
-    config |= {**options, "source": str(folder)}
+    config |= {"cache": None, **options, "source": str(folder)}
     check_data(folder, config)
     if stage != "prior":  # the new run lies elsewhere
         config["data"] = str(find_beside(folder, config["data"]))
@@ -216,7 +216,7 @@ def environment():
 
     return {
         "versions": {"python": platform.python_version(), **{name: packages.version(name) for name in PACKAGES}},
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": cores()},
         "format": CONFIG_FORMAT,
         "date": f"{datetime.date.today()}",
         "git_commit": git_commit(),

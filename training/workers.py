@@ -6,9 +6,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
-from utils import VOICE, UserError
+from utils import VOICE, UserError, cores
 
 
 def start_tensorflow(deterministic=True):
@@ -35,6 +35,10 @@ def start_distributed(deterministic, distribute):
 
         if not VOICE["verbose"]:
             tf.get_logger().setLevel("ERROR")  # it warns of every new shape of a batch
+        if cores() < cores(quotas=False):  # more threads than a quota lets run would wait for each other
+            with suppress(RuntimeError):  # it has begun already, in a notebook
+                tf.config.threading.set_intra_op_parallelism_threads(cores())
+                tf.config.threading.set_inter_op_parallelism_threads(cores())
         strategy = tf.distribute.get_strategy()
         if distribute == "multiworker":  # must come before the first operation
             handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
