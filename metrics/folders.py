@@ -51,7 +51,7 @@ def load_folder(folder, generated=False):
     slices = find_slices(folder)
     table = Path(folder) / "samples.csv"
     if generated and table.is_file():
-        told = pd.read_csv(table, dtype=str)
+        told = pd.read_csv(table, dtype=str, keep_default_na=False)
         slices = slices[slices["path"] != "sheet.png"].reset_index(drop=True)  # predict.py's contact sheet
         if not {"file", "label", "position"} <= set(told.columns) or not set(slices["path"]) <= set(told["file"]):
             raise UserError(f"{table} does not give the label and position of every image in {folder}")

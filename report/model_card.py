@@ -140,6 +140,11 @@ def measured_lines(folder, metrics):
     ]
 
 
+def in_table(text):
+    """A text as it may stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def split_lines(folder, config):
     """The section of the model card that says who is in which split, and how often test people were looked at."""
     slices = read_slices(folder)
@@ -153,7 +158,7 @@ def split_lines(folder, config):
         "",
         "| split | label | people | slices |",
         "|---|---|---|---|",
-        *(f"| {split} | {label} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()),
+        *(f"| {split} | {in_table(label)} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()),
         "",
         "- by person"
         + (", but the folders share people between splits (--allow-overlap)" if config.get("allow_overlap") else "")

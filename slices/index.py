@@ -10,12 +10,10 @@ import pandas as pd
 
 from slices.names import bare_ids, compile_pattern, no_slice, one_spelling
 from slices.people import read_paths
-from slices.tables import column_of, match_ids, read_search
+from slices.tables import match_ids, read_search, with_ids
 from utils import UserError, check_folder, warn
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
-IMAGE_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "loniuid")
-SUBJECT_COLUMNS = ("subject", "subject id", "ptid", "participant id")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -176,14 +174,13 @@ def _people(slices, metadata):
     An image is found by its id, be it the front of its name or the last I… in its path, else by its subject. What the
     table does not list keeps its person.
     """
-    table = read_search(metadata)
-    image, subject = column_of(table, IMAGE_COLUMNS), column_of(table, SUBJECT_COLUMNS)
-    if image is None or subject is None:
+    table = with_ids(read_search(metadata))
+    if not {"image data id", "subject"} <= set(table.columns):
         raise UserError(
             f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search: it has "
             f"{', '.join(map(repr, table.columns))}"
         )
-    table = pd.DataFrame({"image": bare_ids(table[image]), "subject": table[subject].str.strip()})
+    table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"]})
     table = table[(table["subject"] != "") & (table["image"] != "")].drop_duplicates()
     twice = table["image"][table["image"].duplicated()]
     if len(twice):

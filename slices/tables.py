@@ -11,7 +11,9 @@ from utils import UserError, warn
 
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods, .numbers; .xls
 SEPARATORS = (",", ";", "\t", "|")
-NO_VALUE = ("", "n/a", "na", "nan", "none", "null", "-", ".", "unknown")
+IMAGE_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "loniuid")
+SUBJECT_COLUMNS = ("subject", "subject id", "ptid", "participant id")
+NO_VALUE = ("", "#n/a", "n/a", "na", "<na>", "nan", "none", "null")
 SHORT_FORM = r"\d(?:[.,]\d+)?E\+\d+"  # 1.37E+04, as a spreadsheet shows long numbers
 
 
@@ -85,6 +87,14 @@ def column_of(table, names):
     """The first of the names that is a column of the table, spaces and underscores alike; None without one."""
     spelling = {re.sub(r"[\s_]+", " ", column): column for column in reversed(table.columns)}
     return next((spelling[name] for name in names if name in spelling), None)
+
+
+def with_ids(table):
+    """The table with its columns of image ids and of subjects called image data id and subject, if there."""
+    names = {column_of(table, IMAGE_COLUMNS): "image data id", column_of(table, SUBJECT_COLUMNS): "subject"}
+    names = {old: new for old, new in names.items() if old and new not in table}
+    table = table.rename(columns=names)
+    return table.assign(subject=table["subject"].str.strip()) if "subject" in table else table
 
 
 def without_missing(table, keep=()):

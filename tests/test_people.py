@@ -1,7 +1,9 @@
 """Who is who, from real projects' names and folders; what is no slice; and the tables that people bring."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import dataset
 from slices.index import find_slices
@@ -298,3 +300,59 @@ def test_every_way_to_find_a_person_has_its_words(tmp_path, path, words):
 def test_people_are_counted_by_their_slices(tmp_path):
     index = pd.DataFrame({"subject": list("aaabbbcde"), "path": list("123456789"), "slice": 0, "label": "x"})
     assert reading(index).endswith("people: 3 have 1, 2 have 3 slices")
+
+
+# ---- labels, everywhere -------------------------------------------------------------------------
+
+LABELS = ["None", "NA", "null", "$x$", "a,b", 'q"t', "Démence", "a|b"]
+
+
+def test_labels_are_read_back_as_they_are(tmp_path):
+    from metrics.folders import load_folder
+    from slices.index import read_slices
+    from utils import write_csv
+
+    slices = pd.DataFrame(
+        {"path": [f"{i}.png" for i in range(len(LABELS))], "subject": LABELS, "slice": 0, "position": 0}
+    ).assign(label=LABELS, split="train")
+    slices.to_csv(tmp_path / "slices.csv", index=False)
+    back = read_slices(tmp_path)
+    assert back["label"].tolist() == back["subject"].tolist() == LABELS
+    for i in range(len(LABELS)):
+        Image.fromarray(np.full((40, 48), 100, np.uint8)).save(tmp_path / f"{i}.png")
+    write_csv(tmp_path / "samples.csv", [{"file": f"{i}.png", "label": x, "position": 0} for i, x in enumerate(LABELS)])
+    assert load_folder(tmp_path, generated=True)["slices"]["label"].tolist() == LABELS
+
+
+def test_runs_are_compared_by_people_whose_ids_look_like_nothing(tmp_path):
+    from metrics.comparison import pair_people
+
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for shift, folder in enumerate(folders):
+        folder.mkdir()
+        rows = "".join(f"{subject},{i + shift},1,1,\n" for i, subject in enumerate(("NA", "007", "null")))
+        (folder / "people.csv").write_text(f"subject,ssim_brain,psnr_brain,mae_brain,bits_per_code\n{rows}")
+    paired = pair_people(folders).reset_index().set_index("metric")
+    assert paired.loc["ssim_brain", ["people", "difference"]].tolist() == [3, 1.0]
+    assert paired.loc["bits_per_code", "people"] == 0  # an empty cell is still a missing number
+
+
+def test_a_label_in_a_figure_is_no_formula(tmp_path):
+    import matplotlib
+
+    from report.figures import plot
+    from slices.sheets import image_sheet
+
+    image_sheet(tmp_path / "s.png", np.zeros((1, 8, 8, 1)), 1, ["$\\frac{$"], ["$x_$"], title="$\\nonsense$ $")
+    plot(tmp_path / "p.png", lambda axes: axes.set_title("$\\nonsense$"))
+    assert matplotlib.rcParams["text.parse_math"]  # a notebook's own figures stay as they are
+
+
+def test_the_label_of_a_flag_may_store_its_accents_apart():
+    from sampling.draws import wanted_conditions
+
+    assert wanted_conditions(["AD", "D\u00e9mence", "None"], 3, "De\u0301mence") == (2, None)
+    assert wanted_conditions(["AD", "None"], 3, "none") == (0, None)
+    assert wanted_conditions(["AD", "None"], 3, "None") == (2, None)
+    with pytest.raises(UserError, match="unknown --label NA"):
+        wanted_conditions(["AD"], 3, "NA")
