@@ -4,6 +4,7 @@ import pandas as pd
 
 from report.numbers import shown, summary_rows
 from slices.index import read_slices
+from slices.names import are_image_ids
 from training.folder import run_name
 from training.options import settings_table
 from utils import shell, whole_file
@@ -164,7 +165,7 @@ def split_lines(folder, config):
         + (", but the folders share people between splits (--allow-overlap)" if config.get("allow_overlap") else "")
         + (
             ""
-            if config.get("metadata") or config["simulated"]
+            if config.get("metadata") or config["simulated"] or not are_image_ids(slices["subject"])
             else "; people are image ids, so repeat visits of one person may straddle splits"
         ),
         f"- evaluations on test people so far: {looked}",

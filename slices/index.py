@@ -17,7 +17,7 @@ COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def find_slices(root, subject_pattern=None, metadata=None):
+def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     """The index of every PNG and JPEG under ``root``, read from names alone.
 
     Understood are [AD_NC/]{train,test}/<label>/<id>_<slice>.png, keras_png_slices_{train,validate,test}/
@@ -29,6 +29,7 @@ def find_slices(root, subject_pattern=None, metadata=None):
         subject_pattern: regular expression with the groups ``subject`` and ``slice``, searched in file names, and
             where it does not match there in their paths below ``root``.
         metadata: the table of an ADNI search; its columns Image Data ID and Subject tell which images are one person's.
+        say_whose: warn of names that do not tell whose slices they are.
 
     Returns:
         DataFrame sorted by split, label, subject, slice: path (relative, with forward slashes), subject,
@@ -40,7 +41,7 @@ def find_slices(root, subject_pattern=None, metadata=None):
     """
     check_folder(root)
     compile_pattern(subject_pattern)  # a wrong one is told before a long walk
-    slices = read_paths(_walk(root), subject_pattern)
+    slices = read_paths(_walk(root), subject_pattern, say_whose)
     slices["label"] = slices["label"].map(one_spelling(set(slices["label"])))
     positioned = slices[["scan", "slice", "path"]].rename(columns={"scan": "subject"}).astype({"subject": "category"})
     slices["position"] = positions(positioned)

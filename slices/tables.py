@@ -133,5 +133,28 @@ def match_ids(wanted, known, table):
     return found
 
 
+def finder(values, table):
+    """A function of (id, default) that finds a value by its id as ``match_ids`` does, and says so at the first time.
+
+    Args:
+        values: dict of id -> value.
+        table: its name, for the sentence.
+    """
+    short, told = {}, []
+    for name in values:
+        short.setdefault(_without_zeros(name), []).append(name)
+
+    def find(name, default=None):
+        alike = short.get(_without_zeros(name), ())
+        if name in values or len(alike) != 1:
+            return values.get(name, default)
+        if not told:
+            warn(f"ids such as {name} are in {table} without their leading zeros: they are taken as one")
+        told.append(name)
+        return values[alike[0]]
+
+    return find
+
+
 def _without_zeros(text):
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)

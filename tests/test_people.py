@@ -356,3 +356,35 @@ def test_the_label_of_a_flag_may_store_its_accents_apart():
     assert wanted_conditions(["AD", "None"], 3, "None") == (2, None)
     with pytest.raises(UserError, match="unknown --label NA"):
         wanted_conditions(["AD"], 3, "NA")
+
+
+def test_labels_of_scans_are_found_though_a_spreadsheet_ate_zeros(tmp_path, capsys):
+    from slices.scans import _labels
+
+    (tmp_path / "t.csv").write_text("participant_id;group\n1;AD\n2;NC\n012;MCI\n12;AD\n")
+    label_of = _labels(tmp_path, tmp_path / "t.csv", None)
+    assert [label_of(f"sub-{i}", "") for i in ("01", "002", "012", "12", "0012", "3")] == [
+        "AD", "NC", "MCI", "AD", "unlabelled", "unlabelled"
+    ]  # fmt: skip
+    assert capsys.readouterr().err.count("leading zeros") == 1
+
+
+def test_folders_that_share_an_image_id_are_refused_and_samples_need_no_names(tmp_path, capsys):
+    from metrics.folders import load_folders
+
+    def save(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            Image.fromarray(np.full((40, 48), 100, np.uint8)).save(tmp_path / name)
+
+    save("real/x_I13722_1.png", "real/y_I55555_1.png", "train/a_I13722_1.png", "train/b_I66666_1.png", "made/img_1.png")
+    with pytest.raises(UserError, match="share 1 people, such as I13722"):
+        load_folders(tmp_path / "real", tmp_path / "made", tmp_path / "train")
+    assert "img" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("people", "are"), [(["12", "13"], True), (["I12"], True), (["sub-01", "P02"], False)])
+def test_people_are_called_image_ids_where_they_are(people, are):
+    from slices.names import are_image_ids
+
+    assert are_image_ids(pd.Series(people)) is are
