@@ -27,7 +27,7 @@ def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     Args:
         root: folder.
         subject_pattern: regular expression with the groups ``subject`` and ``slice``, searched in file names, and
-            where it does not match there in their paths below ``root``.
+            where it has a slash or matches none of them in their paths below ``root``.
         metadata: the table of an ADNI search; its columns Image Data ID and Subject tell which images are one person's.
         say_whose: warn of names that do not tell whose slices they are.
 

@@ -22,7 +22,7 @@ from utils import UserError, warn
 
 MOST_SLICES = 400  # of one stack: more are many people's
 MANY_FOLDERS = 12  # that hold a stack each are people: nobody has so many labels
-SUFFIX = re.compile(r"\.[^.]*$")
+LAST_SUFFIX = re.compile(r"\.[^.]*$")
 SESSION = re.compile(
     r"(?:ses(?:sion)?|visit|scan|series|anat|t1w?|mri?|axial|ax|dicom|png|slices?|images?|baseline|bl|m)[-_ ]?\d*",
     re.IGNORECASE,
@@ -37,8 +37,8 @@ def read_paths(folders, subject_pattern=None, say_whose=True):
 
     Args:
         folders: list of (folders from the top, names of the images in the last), tuples of str.
-        subject_pattern: regular expression with the groups subject and slice, searched in the name, or where that
-            does not fit (or it has a slash) in the path.
+        subject_pattern: regular expression with the groups subject and slice, searched in the names, or where it has
+            a slash or fits no name in the paths.
         say_whose: warn of names that do not tell it.
 
     Returns:
@@ -47,27 +47,23 @@ def read_paths(folders, subject_pattern=None, say_whose=True):
     Raises:
         UserError: the pattern cannot be used or matches nothing.
     """
+    pattern = compile_pattern(subject_pattern)
     places = [below_split(parts) for parts, _ in folders]
     levels = _person_levels([rest for _, rest in places], [names for _, names in folders])
-    pattern = compile_pattern(subject_pattern)
+    people = [None if level is None else rest[level] for (_, rest), level in zip(places, levels, strict=True)]
+    in_paths = subject_pattern and _is_for_paths(pattern, folders)
     rows = []
-    for (parts, names), (split, rest), level in zip(folders, places, levels, strict=True):
-        label = _label(split, rest, level)
-        prefix = "".join(f"{folder}/" for folder in parts)
-        person = rest[level] if level is not None else None
-        read = _by_pattern(pattern, prefix, subject_pattern) if subject_pattern else _by_name(pattern, prefix, person)
+    for (parts, names), (split, rest), level, person in zip(folders, places, levels, people, strict=True):
+        label, prefix = _label(split, rest, level), "".join(f"{folder}/" for folder in parts)
+        read = _by_pattern(pattern, prefix, in_paths) if subject_pattern else _by_name(pattern, prefix, person)
         rows += [(prefix + name, *read(name), label, split) for name in names]
     table = pd.DataFrame(rows, columns=["path", "scan", "subject", "image", "slice", "label", "split"])
-    if say_whose or subject_pattern:
-        _tell_odd_names(table, subject_pattern)
     if subject_pattern:
-        return _as_numbers(table[table["scan"].notna()], subject_pattern)
-    if not say_whose:
-        return table
-    _tell_many_labels(
-        table, {rest[level] for (_, rest), level in zip(places, levels, strict=True) if level is not None}
-    )
-    _tell_nobodies(table)
+        return _as_numbers(_matched(table, subject_pattern), subject_pattern)
+    if say_whose:
+        _tell_odd_names(table)
+        _tell_many_labels(table, {person for person in people if person})
+        _tell_nobodies(table)
     return table
 
 
@@ -95,7 +91,7 @@ def _by_name(pattern, prefix, folder):
             before, number = (match["subject"], int(match["slice"])) if match else last_number(stem)
             return prefix + before, known or folder, image_id(before) or outer_image, number
         if not match:
-            own = prefix + SUFFIX.sub("", name)
+            own = prefix + LAST_SUFFIX.sub("", name)
             return own, own, outer_image, 0
         front = match["subject"]
         return front, front, image_id(front) or outer_image, int(match["slice"])
@@ -103,13 +99,18 @@ def _by_name(pattern, prefix, folder):
     return read
 
 
-def _by_pattern(pattern, prefix, text):
-    """As ``_by_name``, by the user's pattern; the scan is None where it does not match."""
+def _is_for_paths(pattern, folders):
+    """Whether a pattern of the user's is to be searched in paths: it fits some and has a slash, or fits no name."""
+    if "/" in pattern.pattern and any(pattern.search("/".join((*parts, n))) for parts, names in folders for n in names):
+        return True
+    return not any(pattern.search(name) for _, names in folders for name in names)
+
+
+def _by_pattern(pattern, prefix, in_paths):
+    """As ``_by_name``, by the user's pattern, searched in paths or in names; the scan is None where it is not found."""
 
     def read(name):
-        path = prefix + name
-        match = (pattern.search(path) or pattern.search(name)) if "/" in text else pattern.search(name)
-        match = match or pattern.search(path)
+        match = pattern.search(prefix + name if in_paths else name)
         if not match or not match["subject"] or not match["slice"]:
             return None, None, None, 0
         return match["subject"], match["subject"], image_id(match["subject"]), match["slice"]
@@ -201,21 +202,25 @@ def _numbered(names, digits):
 # ---- what is said of them ---------------------------------------------------------------------
 
 
-def _tell_odd_names(table, subject_pattern):
-    """Warn of names that tell nothing; refuse a pattern of the user's that fits none."""
-    if subject_pattern:
-        odd = table["path"][table["scan"].isna()]
-        if len(odd) == len(table):
-            raise UserError(f"--subject-pattern {subject_pattern!r} matches no file name, such as {odd.iloc[0]}")
-        fate = "are left out"
-    else:
-        odd = table["path"][table["subject"] == table["path"].str.replace(SUFFIX, "", regex=True)]
-        odd = odd[[find_subject(path)[0] is None for path in odd]]
-        fate = "count as a person each (--subject-pattern says how to read them)"
+def _matched(table, subject_pattern):
+    """The rows that a pattern of the user's fits, of which there must be some; the others are warned of."""
+    odd = table["path"][table["scan"].isna()]
+    if len(odd) == len(table):
+        raise UserError(f"--subject-pattern {subject_pattern!r} matches no file name, such as {odd.iloc[0]}")
+    _tell_odd(odd, len(table), "are left out")
+    return table[table["scan"].notna()]
+
+
+def _tell_odd_names(table):
+    """Warn of names that tell nothing."""
+    odd = table["path"][table["subject"] == table["path"].str.replace(LAST_SUFFIX, "", regex=True)]
+    odd = odd[[find_subject(path)[0] is None for path in odd]]
+    _tell_odd(odd, len(table), "count as a person each (--subject-pattern says how to read them)")
+
+
+def _tell_odd(odd, total, fate):
     if len(odd):
-        warn(
-            f"{len(odd)} of {len(table)} file names, such as {odd.iloc[0]}, do not tell whose slice they are and {fate}"
-        )
+        warn(f"{len(odd)} of {total} file names, such as {odd.iloc[0]}, do not tell whose slice they are and {fate}")
 
 
 def _tell_many_labels(table, folders):

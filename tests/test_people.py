@@ -135,6 +135,10 @@ def test_a_pattern_sees_the_path_and_one_for_names_works_as_before(tmp_path):
     assert people_of(slices) == {"yes/a": 2, "yes/b": 2, "no/a": 2, "no/b": 2}
     named = find_slices(tmp_path, r"^(?P<subject>img)_(?P<slice>\d+)\.png$")
     assert people_of(named) == {"img": 8}
+    assert people_of(find_slices(tmp_path, r"^(?P<subject>[^/]+)_(?P<slice>\d+)\.png$")) == {"img": 8}
+    touch(tmp_path, "1_2/scout.png")  # a pattern that fits names is not looked for elsewhere
+    assert people_of(find_slices(tmp_path, r"(?P<subject>img|\d+)_(?P<slice>\d+)")) == {"img": 8}
+    assert people_of(find_slices(tmp_path, r"^(?P<subject>yes|no)\W.*_(?P<slice>\d+)")) == {"yes": 4, "no": 4}
 
 
 # ---- what is no slice ---------------------------------------------------------------------------
