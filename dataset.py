@@ -147,13 +147,15 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
 
     from slices.images import load_images
     from slices.index import find_slices
-    from slices.overview import overview
+    from slices.names import ids_of
+    from slices.overview import overview, reading
     from slices.sheets import contact_sheet, sheet_path
     from slices.splits import split_by_subject, warn_of_leakage
 
     sheet = sheet_path(out)
     slices = split_by_subject(find_slices(data, subject_pattern, metadata), seed, allow_overlap=allow_overlap)
-    if metadata is None:
+    print(reading(slices, subject_pattern, metadata))
+    if metadata is None and not slices["path"].map(ids_of).map(bool).all():
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
     with tempfile.TemporaryDirectory() as cache_folder:
         loaded = load_images(data, slices["path"].tolist(), image_size, cache_folder)
@@ -162,7 +164,11 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
         warn_of_leakage(slices, loaded)
         contact_sheet(sheet, slices, loaded.images)
     print(f"contact sheet: {sheet}")
-    print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
+    empty = [split for split in ("train", "validation") if split not in set(slices["split"])]
+    if empty:
+        print(f"train.py would refuse it: no {empty[0]} person is left, for at least one label needs two people")
+    else:
+        print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
 
 
 # ---- cut and demo: where slices come from -----------------------------------------------------
@@ -227,7 +233,9 @@ def check_flags(parser):
     )
     parser.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
     parser.add_argument(
-        "--subject-pattern", metavar="REGEX", help="how a file name tells its (?P<subject>…) and (?P<slice>…)"
+        "--subject-pattern",
+        metavar="REGEX",
+        help="how a name, or the path below DIR, tells its (?P<subject>…) and (?P<slice>…)",
     )
     parser.add_argument(
         "--allow-overlap", action="store_true", help="go on although the folders share people between train and test"

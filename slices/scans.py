@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from slices.index import read_search
 from slices.names import ADNI_SUBJECT, BIDS_SUBJECT, SPLIT_FOLDERS, UNLABELLED, bare_ids, person_of
+from slices.tables import read_search
 from utils import UserError, warn
 
 LABEL_COLUMNS = ("group", "research group", "diagnosis", "dx", "label")
@@ -196,7 +196,7 @@ def _labels(root, metadata, label_column):
         if label_column:
             raise UserError(f"--label-column {label_column} needs a table: give it with --metadata")
         return lambda subject, image: UNLABELLED
-    table = read_search(path, keep_default_na=False)
+    table = read_search(path)
     wanted = [label_column.strip().casefold()] if label_column else LABEL_COLUMNS
     column = next((name for name in wanted if name in table.columns), None)
     subjects = next((name for name in ("participant_id", "subject", "subject id") if name in table.columns), None)
