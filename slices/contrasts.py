@@ -44,9 +44,9 @@ def scans_among(paths, left):
     paths = sort_out(paths, "NIfTI files that BIDS names other than T1w", _is_other_in_bids)
     paths = sort_out(paths, "masks or maps of labels", is_label_map)
     first = {bare(path): path for path in sorted(paths, key=_preference, reverse=True)}
-    paths = sort_out(paths, "once more in another format", lambda path: first[bare(path)] != path)
+    paths = sort_out(paths, "that are there in another format, too", lambda path: first[bare(path)] != path)
     twins = _originals(paths)
-    return sort_out(paths, "with their skull beside one without", twins.__contains__)
+    return sort_out(paths, "with the skull on, beside their stripped brain", twins.__contains__)
 
 
 def t1_weighted(sources, left):

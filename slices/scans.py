@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from slices.contrasts import bare, contrast_of_path, in_system_folder, left_out, scans_among, t1_weighted
+from slices.contrasts import bare, contrast_of_path, in_system_folder, left_out, scans_among, t1_weighted, words_of
 from slices.dicom import is_dicom, read_series, series_of
 from slices.names import (
     ADNI_SUBJECT,
     BIDS_SUBJECT,
     NO_SLICES,
+    NOBODY,
     SPLIT_FOLDERS,
     UNLABELLED,
     bare_ids,
@@ -24,8 +25,12 @@ from slices.tables import read_search
 from utils import UserError, warn
 
 LABEL_COLUMNS = ("group", "research group", "diagnosis", "dx", "label")
-NOBODY = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "na", "n/a", "0"}  # as PatientID
+ANONYMOUS = {"", "anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "na", "n/a", "0"}  # as PatientID
 UNREAD = (".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".par")  # scans in other formats
+VISIT = re.compile(  # words of a file or folder that tell when or how somebody was scanned, and not who it was
+    r"(?:visit|ses|session|time|timepoint|tp|run|acq|month|year|week|day|fu|followup)\d*|bl|baseline|follow|up|anat"
+    r"|m(?:00|0?3|0?6|12|18|24|36|48|60)|t1w?|mprage|mpr"
+)
 COPIES = {"derivatives", "sourcedata"}  # folders of a BIDS tree that hold its scans once more
 
 
@@ -81,7 +86,7 @@ def find_scans(root, metadata=None, label_column=None):
         )
     if told:
         warn(f"left out are {told}")
-    scans = _named(_whose(Path(root), sources), label_of)
+    scans = _named(_whose(Path(root).resolve(), sources), label_of)
     unknown = sum(scan.label == UNLABELLED for scan in scans)
     if unknown:
         warn(f"{unknown} of {len(scans)} scans have no label and go to {UNLABELLED} (--metadata gives the table)")
@@ -158,32 +163,60 @@ def _is_half(name, beside):
 
 
 def _whose(root, sources):
-    """(source, files, subject, detail) of each of the ``sources`` of ``find_scans``; "" for an unknown subject.
+    """(source, files, subject, detail) of each of the ``sources`` of ``find_scans``.
 
-    DICOM series of one study, or of one patient where there are several, are one person's.
+    A volume whose path tells no subject is a person of its own, called after its file, or its path where that is not
+    enough. One person's are DICOM series of one study, or of one patient where there are several patients, and files
+    that are called after visits in one folder.
     """
     patients = {person[0] for _, _, _, person, _ in sources if person}
     found, people = [], {}
     for source, files, number, person, _ in sources:
-        subject, detail = _who(bare(source) if not files else source if source != "." else root.resolve().name)
+        subject, detail = _who(bare(source) if not files else source if source != "." else root.name)
         detail = f"{detail}-{number}" if number else detail
         if not subject and person:
             patient, study = person
-            key = patient if len(patients) > 1 and patient.casefold() not in NOBODY else study
+            key = patient if len(patients) > 1 and patient.casefold() not in ANONYMOUS else study
             people.setdefault(key or len(found), []).append(len(found))
+        elif not subject and (folder := _folder_of_visits(bare(source).split("/"))):
+            people.setdefault(folder, []).append(len(found))
         found.append((source, files, subject, detail))
+    _share_subjects(found, people, root.name)
+    stems = Counter(detail for _, _, subject, detail in found if not subject)
+    for row, (source, files, subject, detail) in enumerate(found):
+        if not subject:
+            clear = stems[detail] == 1 and not NOBODY.fullmatch(detail) and not _is_visit(detail)
+            path = detail if clear else bare(source)
+            found[row] = source, files, path if not NOBODY.fullmatch(path) else f"{root.name}-{path}", detail
+    return found
+
+
+def _folder_of_visits(parts):
+    """The folder, a tuple, of whoever was scanned at several visits: patient01/visit1/T1 → patient01; else ()."""
+    level = len(parts)
+    while level and _is_visit(parts[level - 1]):
+        level -= 1
+    return tuple(parts[:level]) if level < len(parts) else ()
+
+
+def _is_visit(name):
+    words = words_of(name)
+    return bool(words) and not words[0].isdigit() and all(word.isdigit() or VISIT.fullmatch(word) for word in words)
+
+
+def _share_subjects(found, people, root_name):
+    """Give the rows of ``found`` that are one person's, as ``people`` lists them, the name of their common folder."""
     common = {
         key: Path(os.path.commonpath([found[row][0] for row in rows])) for key, rows in people.items() if len(rows) > 1
     }
     twice = Counter(folder.name for folder in common.values())
     for place, (key, folder) in enumerate(sorted(common.items(), key=lambda item: people[item[0]])):
         alone = twice[folder.name] == 1
-        name = (folder.name if alone else folder.as_posix()) or root.resolve().name
+        name = (folder.name if alone else folder.as_posix()) or root_name
         same = sum(other == folder for other in common.values()) > 1
         for row in people[key]:
             source, files, _, detail = found[row]
             found[row] = source, files, f"{name}-{place + 1}" if same else name, detail
-    return found
 
 
 def _who(path):
@@ -208,13 +241,8 @@ def _who(path):
 
 def _named(found, label_of):
     """Scans whose names tell person and scan apart, each name once, from (source, files, subject, detail)."""
-    stems = Counter(detail for _, _, subject, detail in found if not subject)
-    full = [
-        (source, files, subject or (detail if stems[detail] == 1 else bare(source)), detail)
-        for source, files, subject, detail in found
-    ]
-    counts, taken, scans = Counter(subject for _, _, subject, _ in full), set(), []
-    for source, files, subject, detail in sorted(full):
+    counts, taken, scans = Counter(subject for _, _, subject, _ in found), set(), []
+    for source, files, subject, detail in sorted(found):
         label = label_of(subject, detail)
         several = counts[subject] > 1
         subject = re.sub(r"[^A-Za-z0-9_-]+", "-", subject).strip("-_") or "scan"

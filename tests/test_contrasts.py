@@ -137,7 +137,7 @@ def test_one_scan_in_two_formats_is_one_person_and_one_scan(tmp_path, capsys):
     save(tmp_path / "scans/c.nii.gz", phantom())
     save(tmp_path / "scans/c.img", nibabel.Nifti1Pair(phantom().get_fdata(dtype=np.float32), phantom().affine))
     dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
-    assert "2 once more in another format, such as a.nii" in capsys.readouterr().err
+    assert "2 that are there in another format, too, such as a.nii" in capsys.readouterr().err
     assert find_slices(tmp_path / "out")["subject"].value_counts().to_dict() == {"a": 5, "b": 5, "c": 5}
     pictures = [sorted((tmp_path / "out/train").rglob(f"{name}_*.png")) for name in "ab"]
     assert [path.read_bytes() for path in pictures[0]] == [path.read_bytes() for path in pictures[1]]
@@ -148,7 +148,7 @@ def test_a_head_beside_its_stripped_brain_is_one_scan(tmp_path, capsys):
         tmp_path, "p1.nii.gz", "p1_bet.nii.gz", "p1_bet_mask.nii.gz", "p2.nii.gz", "q/T1.nii", "q/brain.nii", "r/T1.nii"
     )
     assert sources(tmp_path) == ["p1_bet.nii.gz", "p2.nii.gz", "q/brain.nii", "r/T1.nii"]
-    assert "2 with their skull beside one without, such as p1.nii.gz" in capsys.readouterr().err
+    assert "2 with the skull on, beside their stripped brain, such as p1.nii.gz" in capsys.readouterr().err
 
 
 def test_analyze_is_refused_because_it_does_not_tell_left_from_right(tmp_path):
@@ -183,6 +183,19 @@ def test_a_bids_scan_that_is_there_twice_stays_its_persons(tmp_path):
         save(tmp_path / f"scans/{site}/sub-01_T1w.nii", phantom())
     dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
     assert find_slices(tmp_path / "out")["subject"].value_counts().to_dict() == {"sub-01": 10}
+
+
+def test_visits_in_a_folder_are_one_persons(tmp_path):
+    for name in ("p1/visit1", "p1/visit2", "p2/visit1", "p3/m00/T1", "p3/m12/T1", "AD/001", "AD/002", "NC/001"):
+        save(tmp_path / f"scans/{name}.nii", phantom())
+    dataset.main(["cut", "--volumes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *FLAGS])
+    made = find_slices(tmp_path / "out")["subject"].value_counts().to_dict()
+    assert made == {"sub-p1": 10, "p2-visit1": 5, "sub-p3": 10, "AD-001": 5, "002": 5, "NC-001": 5}
+
+
+def test_words_that_are_no_names_get_the_folder_before_them(tmp_path):
+    touch(tmp_path / "study", "a/T1.nii", "b/scan.nii", "c/anna.nii", "image.nii")
+    assert [scan.name for scan in find_scans(tmp_path / "study")] == ["a-T1", "anna", "b-scan", "study-image"]
 
 
 def test_labels_that_folders_would_hide_get_a_prefix(tmp_path):
