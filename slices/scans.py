@@ -253,7 +253,7 @@ def _named(found, label_of):
         while name in taken:
             name += "_again" if several and name == subject else "-again"  # behind sub-01 it would be another person
         taken.add(name)
-        scans.append(Scan(source, files, subject, name, label))
+        scans.append(Scan(source, files, subject if several else name, name, label))
     return sorted(scans, key=lambda scan: scan.name)
 
 

@@ -198,6 +198,14 @@ def test_words_that_are_no_names_get_the_folder_before_them(tmp_path):
     assert [scan.name for scan in find_scans(tmp_path / "study")] == ["a-T1", "anna", "b-scan", "study-image"]
 
 
+def test_names_that_differ_in_accents_only_stay_two_people(tmp_path):
+    touch(tmp_path, "Müller.nii", "Möller.nii")
+    assert sorted((scan.subject, scan.name) for scan in find_scans(tmp_path)) == [
+        ("M-ller", "M-ller"),
+        ("M-ller-again", "M-ller-again"),
+    ]
+
+
 def test_labels_that_folders_would_hide_get_a_prefix(tmp_path):
     touch(tmp_path, "sub-1_T1w.nii", "sub-2_T1w.nii", "sub-3_T1w.nii")
     (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-1\tmasks\nsub-2\ttrain\nsub-3\tAD\n")
