@@ -147,7 +147,7 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
 
     from slices.images import load_images
     from slices.index import find_slices
-    from slices.names import ids_of
+    from slices.names import are_image_ids
     from slices.overview import overview, reading
     from slices.sheets import contact_sheet, sheet_path
     from slices.splits import split_by_subject, warn_of_leakage
@@ -155,7 +155,7 @@ def check(data, out=None, metadata=None, subject_pattern=None, allow_overlap=Fal
     sheet = sheet_path(out)
     slices = split_by_subject(find_slices(data, subject_pattern, metadata), seed, allow_overlap=allow_overlap)
     print(reading(slices, subject_pattern, metadata))
-    if metadata is None and not slices["path"].map(ids_of).map(bool).all():
+    if metadata is None and are_image_ids(slices["subject"]):
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
     with tempfile.TemporaryDirectory() as cache_folder:
         loaded = load_images(data, slices["path"].tolist(), image_size, cache_folder)

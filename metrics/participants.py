@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from slices.names import bare_ids
-from slices.tables import read_search, without_missing
+from slices.tables import read_search, with_ids, without_missing
 from utils import UserError, finite
 
 MAIN = ("ssim_brain", "psnr_brain", "bits_per_code")
@@ -27,7 +27,7 @@ def read_metadata(path, run):
         path = run.config["metadata"]
     if path is None:
         return None
-    table = without_missing(read_search(path), keep=("subject", "image data id"))
+    table = without_missing(with_ids(read_search(path)), keep=("subject", "image data id"))
     if "subject" not in table:
         raise UserError(f"{path} lacks the column Subject of the ADNI search")
     split_of = run.slices.drop_duplicates("subject").set_index("subject")["split"]

@@ -10,16 +10,14 @@ import pandas as pd
 
 from slices.names import bare_ids, compile_pattern, no_slice, one_spelling
 from slices.people import read_paths
-from slices.tables import column_of, match_ids, read_search
+from slices.tables import match_ids, read_search, with_ids
 from utils import UserError, check_folder, warn
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
-IMAGE_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "loniuid")
-SUBJECT_COLUMNS = ("subject", "subject id", "ptid", "participant id")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def find_slices(root, subject_pattern=None, metadata=None):
+def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     """The index of every PNG and JPEG under ``root``, read from names alone.
 
     Understood are [AD_NC/]{train,test}/<label>/<id>_<slice>.png, keras_png_slices_{train,validate,test}/
@@ -31,6 +29,7 @@ def find_slices(root, subject_pattern=None, metadata=None):
         subject_pattern: regular expression with the groups ``subject`` and ``slice``, searched in file names, and
             where it does not match there in their paths below ``root``.
         metadata: the table of an ADNI search; its columns Image Data ID and Subject tell which images are one person's.
+        say_whose: warn of names that do not tell whose slices they are.
 
     Returns:
         DataFrame sorted by split, label, subject, slice: path (relative, with forward slashes), subject,
@@ -42,7 +41,7 @@ def find_slices(root, subject_pattern=None, metadata=None):
     """
     check_folder(root)
     compile_pattern(subject_pattern)  # a wrong one is told before a long walk
-    slices = read_paths(_walk(root), subject_pattern)
+    slices = read_paths(_walk(root), subject_pattern, say_whose)
     slices["label"] = slices["label"].map(one_spelling(set(slices["label"])))
     positioned = slices[["scan", "slice", "path"]].rename(columns={"scan": "subject"}).astype({"subject": "category"})
     slices["position"] = positions(positioned)
@@ -176,14 +175,13 @@ def _people(slices, metadata):
     An image is found by its id, be it the front of its name or the last I… in its path, else by its subject. What the
     table does not list keeps its person.
     """
-    table = read_search(metadata)
-    image, subject = column_of(table, IMAGE_COLUMNS), column_of(table, SUBJECT_COLUMNS)
-    if image is None or subject is None:
+    table = with_ids(read_search(metadata))
+    if not {"image data id", "subject"} <= set(table.columns):
         raise UserError(
             f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search: it has "
             f"{', '.join(map(repr, table.columns))}"
         )
-    table = pd.DataFrame({"image": bare_ids(table[image]), "subject": table[subject].str.strip()})
+    table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"]})
     table = table[(table["subject"] != "") & (table["image"] != "")].drop_duplicates()
     twice = table["image"][table["image"].duplicated()]
     if len(twice):

@@ -161,6 +161,11 @@ def one_spelling(labels):
     return {label: spelling[same_letters(label)] for label in labels}
 
 
+def are_image_ids(people):
+    """Whether some of the people, a Series of str, are the numbers of images, as in the names of ADNI's course data."""
+    return bool(people.str.fullmatch(r"[IiDd]?\d+").any())
+
+
 def same_letters(text):
     """A text without letter case, and with one way to store accents: macOS stores them apart from their letters."""
     return unicodedata.normalize("NFC", text.casefold())

@@ -29,7 +29,7 @@ SESSION = re.compile(
 )
 
 
-def read_paths(folders, subject_pattern=None):
+def read_paths(folders, subject_pattern=None, say_whose=True):
     """What the paths of images say, a row each.
 
     The person is the subject id anywhere in the path; else the folder that is a person's; else the front of the
@@ -39,6 +39,7 @@ def read_paths(folders, subject_pattern=None):
         folders: list of (folders from the top, names of the images in the last), tuples of str.
         subject_pattern: regular expression with the groups subject and slice, searched in the name, or where that
             does not fit (or it has a slash) in the path.
+        say_whose: warn of names that do not tell it.
 
     Returns:
         DataFrame of path, scan (whose slices are one stack), subject, image (ADNI's id, or None), slice, label, split.
@@ -57,9 +58,12 @@ def read_paths(folders, subject_pattern=None):
         read = _by_pattern(pattern, prefix, subject_pattern) if subject_pattern else _by_name(pattern, prefix, person)
         rows += [(prefix + name, *read(name), label, split) for name in names]
     table = pd.DataFrame(rows, columns=["path", "scan", "subject", "image", "slice", "label", "split"])
-    _tell_odd_names(table, subject_pattern)
+    if say_whose or subject_pattern:
+        _tell_odd_names(table, subject_pattern)
     if subject_pattern:
         return _as_numbers(table[table["scan"].notna()], subject_pattern)
+    if not say_whose:
+        return table
     _tell_many_labels(
         table, {rest[level] for (_, rest), level in zip(places, levels, strict=True) if level is not None}
     )

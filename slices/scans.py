@@ -21,7 +21,7 @@ from slices.names import (
     find_subject,
     person_of,
 )
-from slices.tables import read_search
+from slices.tables import finder, read_search
 from utils import UserError, warn
 
 LABEL_COLUMNS = ("group", "research group", "diagnosis", "dx", "label")
@@ -283,8 +283,9 @@ def _labels(root, metadata, label_column):
         if "image data id" in table.columns
         else {}
     )
-    return lambda subject, image: images.get(
-        image.removeprefix("I"), sure.get(subject.removeprefix("sub-"), UNLABELLED)
+    by_image, by_subject = finder(images, path), finder(sure.to_dict(), path)
+    return lambda subject, image: by_image(
+        image.removeprefix("I"), by_subject(subject.removeprefix("sub-"), UNLABELLED)
     )
 
 

@@ -11,7 +11,9 @@ from utils import UserError, warn
 
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods, .numbers; .xls
 SEPARATORS = (",", ";", "\t", "|")
-NO_VALUE = ("", "n/a", "na", "nan", "none", "null", "-", ".", "unknown")
+IMAGE_COLUMNS = ("image data id", "image id", "imageid", "image uid", "imageuid", "loniuid")
+SUBJECT_COLUMNS = ("subject", "subject id", "ptid", "participant id")
+NO_VALUE = ("", "#n/a", "n/a", "na", "<na>", "nan", "none", "null")
 SHORT_FORM = r"\d(?:[.,]\d+)?E\+\d+"  # 1.37E+04, as a spreadsheet shows long numbers
 
 
@@ -87,6 +89,14 @@ def column_of(table, names):
     return next((spelling[name] for name in names if name in spelling), None)
 
 
+def with_ids(table):
+    """The table with its columns of image ids and of subjects called image data id and subject, if there."""
+    names = {column_of(table, IMAGE_COLUMNS): "image data id", column_of(table, SUBJECT_COLUMNS): "subject"}
+    names = {old: new for old, new in names.items() if old and new not in table}
+    table = table.rename(columns=names)
+    return table.assign(subject=table["subject"].str.strip()) if "subject" in table else table
+
+
 def without_missing(table, keep=()):
     """The table with a missing value wherever a cell says that there is none, but in the columns ``keep``."""
     others = [column for column in table.columns if column not in keep]
@@ -121,6 +131,29 @@ def match_ids(wanted, known, table):
             if re.fullmatch(SHORT_FORM, name, re.IGNORECASE):
                 raise UserError(f"{table} has ids cut short by a spreadsheet ({name}): store that column as text")
     return found
+
+
+def finder(values, table):
+    """A function of (id, default) that finds a value by its id as ``match_ids`` does, and says so at the first time.
+
+    Args:
+        values: dict of id -> value.
+        table: its name, for the sentence.
+    """
+    short, told = {}, []
+    for name in values:
+        short.setdefault(_without_zeros(name), []).append(name)
+
+    def find(name, default=None):
+        alike = short.get(_without_zeros(name), ())
+        if name in values or len(alike) != 1:
+            return values.get(name, default)
+        if not told:
+            warn(f"ids such as {name} are in {table} without their leading zeros: they are taken as one")
+        told.append(name)
+        return values[alike[0]]
+
+    return find
 
 
 def _without_zeros(text):

@@ -1,7 +1,9 @@
 """Who is who, from real projects' names and folders; what is no slice; and the tables that people bring."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import dataset
 from slices.index import find_slices
@@ -298,3 +300,91 @@ def test_every_way_to_find_a_person_has_its_words(tmp_path, path, words):
 def test_people_are_counted_by_their_slices(tmp_path):
     index = pd.DataFrame({"subject": list("aaabbbcde"), "path": list("123456789"), "slice": 0, "label": "x"})
     assert reading(index).endswith("people: 3 have 1, 2 have 3 slices")
+
+
+# ---- labels, everywhere -------------------------------------------------------------------------
+
+LABELS = ["None", "NA", "null", "$x$", "a,b", 'q"t', "Démence", "a|b"]
+
+
+def test_labels_are_read_back_as_they_are(tmp_path):
+    from metrics.folders import load_folder
+    from slices.index import read_slices
+    from utils import write_csv
+
+    slices = pd.DataFrame(
+        {"path": [f"{i}.png" for i in range(len(LABELS))], "subject": LABELS, "slice": 0, "position": 0}
+    ).assign(label=LABELS, split="train")
+    slices.to_csv(tmp_path / "slices.csv", index=False)
+    back = read_slices(tmp_path)
+    assert back["label"].tolist() == back["subject"].tolist() == LABELS
+    for i in range(len(LABELS)):
+        Image.fromarray(np.full((40, 48), 100, np.uint8)).save(tmp_path / f"{i}.png")
+    write_csv(tmp_path / "samples.csv", [{"file": f"{i}.png", "label": x, "position": 0} for i, x in enumerate(LABELS)])
+    assert load_folder(tmp_path, generated=True)["slices"]["label"].tolist() == LABELS
+
+
+def test_runs_are_compared_by_people_whose_ids_look_like_nothing(tmp_path):
+    from metrics.comparison import pair_people
+
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for shift, folder in enumerate(folders):
+        folder.mkdir()
+        rows = "".join(f"{subject},{i + shift},1,1,\n" for i, subject in enumerate(("NA", "007", "null")))
+        (folder / "people.csv").write_text(f"subject,ssim_brain,psnr_brain,mae_brain,bits_per_code\n{rows}")
+    paired = pair_people(folders).reset_index().set_index("metric")
+    assert paired.loc["ssim_brain", ["people", "difference"]].tolist() == [3, 1.0]
+    assert paired.loc["bits_per_code", "people"] == 0  # an empty cell is still a missing number
+
+
+def test_a_label_in_a_figure_is_no_formula(tmp_path):
+    import matplotlib
+
+    from report.figures import plot
+    from slices.sheets import image_sheet
+
+    image_sheet(tmp_path / "s.png", np.zeros((1, 8, 8, 1)), 1, ["$\\frac{$"], ["$x_$"], title="$\\nonsense$ $")
+    plot(tmp_path / "p.png", lambda axes: axes.set_title("$\\nonsense$"))
+    assert matplotlib.rcParams["text.parse_math"]  # a notebook's own figures stay as they are
+
+
+def test_the_label_of_a_flag_may_store_its_accents_apart():
+    from sampling.draws import wanted_conditions
+
+    assert wanted_conditions(["AD", "D\u00e9mence", "None"], 3, "De\u0301mence") == (2, None)
+    assert wanted_conditions(["AD", "None"], 3, "none") == (0, None)
+    assert wanted_conditions(["AD", "None"], 3, "None") == (2, None)
+    with pytest.raises(UserError, match="unknown --label NA"):
+        wanted_conditions(["AD"], 3, "NA")
+
+
+def test_labels_of_scans_are_found_though_a_spreadsheet_ate_zeros(tmp_path, capsys):
+    from slices.scans import _labels
+
+    (tmp_path / "t.csv").write_text("participant_id;group\n1;AD\n2;NC\n012;MCI\n12;AD\n")
+    label_of = _labels(tmp_path, tmp_path / "t.csv", None)
+    assert [label_of(f"sub-{i}", "") for i in ("01", "002", "012", "12", "0012", "3")] == [
+        "AD", "NC", "MCI", "AD", "unlabelled", "unlabelled"
+    ]  # fmt: skip
+    assert capsys.readouterr().err.count("leading zeros") == 1
+
+
+def test_folders_that_share_an_image_id_are_refused_and_samples_need_no_names(tmp_path, capsys):
+    from metrics.folders import load_folders
+
+    def save(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            Image.fromarray(np.full((40, 48), 100, np.uint8)).save(tmp_path / name)
+
+    save("real/x_I13722_1.png", "real/y_I55555_1.png", "train/a_I13722_1.png", "train/b_I66666_1.png", "made/img_1.png")
+    with pytest.raises(UserError, match="share 1 people, such as I13722"):
+        load_folders(tmp_path / "real", tmp_path / "made", tmp_path / "train")
+    assert "img" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("people", "are"), [(["12", "13"], True), (["I12"], True), (["sub-01", "P02"], False)])
+def test_people_are_called_image_ids_where_they_are(people, are):
+    from slices.names import are_image_ids
+
+    assert are_image_ids(pd.Series(people)) is are
