@@ -59,6 +59,22 @@ def find_scans(root, metadata=None, label_column=None):
         UserError: there is none, there are DICOM files and no reader for them, or the table does not fit.
     """
     label_of = _labels(root, metadata, label_column)
+    sources = _sources(root)
+    scans = _named(_whose(Path(root).resolve(), sources), label_of)
+    unknown = sum(scan.label == UNLABELLED for scan in scans)
+    if unknown:
+        warn(f"{unknown} of {len(scans)} scans have no label and go to {UNLABELLED} (--metadata gives the table)")
+    return scans
+
+
+def _sources(root):
+    """(path, files of a series or (), number of the series, its person, contrast) of every scan under ``root``.
+
+    Tells what is left out.
+
+    Raises:
+        UserError: there is no scan, or no reader for DICOM.
+    """
     left = {}
     paths, dicoms, passed = _volume_files(root, left)
     if dicoms and find_spec("dicom2nifti") is None:
@@ -66,16 +82,9 @@ def find_scans(root, metadata=None, label_column=None):
     sources = [(path, (), "", None, contrast_of_path(path)) for path in scans_among(paths, left)]
     for folder, names in dicoms.items():
         parts = series_of(Path(root), folder, names, left)
-        sources += [
-            (
-                folder,
-                one.files,
-                one.number if len(parts) > 1 else "",
-                one.person,
-                one.contrast or contrast_of_path(folder),
-            )
-            for one in parts
-        ]
+        for one in parts:
+            number = one.number if len(parts) > 1 else ""
+            sources.append((folder, one.files, number, one.person, one.contrast or contrast_of_path(folder)))
     sources = t1_weighted(sources, left)
     told = left_out(left)
     if not sources:
@@ -86,11 +95,7 @@ def find_scans(root, metadata=None, label_column=None):
         )
     if told:
         warn(f"left out are {told}")
-    scans = _named(_whose(Path(root).resolve(), sources), label_of)
-    unknown = sum(scan.label == UNLABELLED for scan in scans)
-    if unknown:
-        warn(f"{unknown} of {len(scans)} scans have no label and go to {UNLABELLED} (--metadata gives the table)")
-    return scans
+    return sources
 
 
 def read_scan(root, scan):
