@@ -150,14 +150,16 @@ def check(
     from slices.images import load_images
     from slices.index import find_slices
     from slices.memory import check_cache
-    from slices.overview import overview
+    from slices.names import are_image_ids
+    from slices.overview import overview, reading
     from slices.sheets import contact_sheet, sheet_path
     from slices.splits import split_by_subject, warn_of_leakage
 
     sheet = sheet_path(out)
     check_cache(cache)
     slices = split_by_subject(find_slices(data, subject_pattern, metadata), seed, allow_overlap=allow_overlap)
-    if metadata is None:
+    print(reading(slices, subject_pattern, metadata))
+    if metadata is None and are_image_ids(slices["subject"]):
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
     files, training = slices["path"].tolist(), slices["split"] == "train"
     loaded = load_images(data, files, image_size, cache, white_from=training, beside=sheet.absolute().parent)
@@ -167,7 +169,11 @@ def check(
     warn_of_leakage(slices, loaded)
     contact_sheet(sheet, slices, loaded.images)
     print(f"contact sheet: {sheet}")
-    print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
+    empty = [split for split in ("train", "validation") if split not in set(slices["split"])]
+    if empty:
+        print(f"train.py would refuse it: no {empty[0]} person is left, for at least one label needs two people")
+    else:
+        print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
 
 
 # ---- cut and demo: where slices come from -----------------------------------------------------
@@ -232,7 +238,9 @@ def check_flags(parser):
     )
     parser.add_argument("--metadata", metavar="CSV", help="ADNI search CSV that tells which images are one person's")
     parser.add_argument(
-        "--subject-pattern", metavar="REGEX", help="how a file name tells its (?P<subject>…) and (?P<slice>…)"
+        "--subject-pattern",
+        metavar="REGEX",
+        help="how a name, or the path below DIR, tells its (?P<subject>…) and (?P<slice>…)",
     )
     parser.add_argument(
         "--allow-overlap", action="store_true", help="go on although the folders share people between train and test"

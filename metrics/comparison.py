@@ -74,7 +74,9 @@ def side_by_side(runs):
 
 def pair_people(folders):
     """Differences of every other run from the first, by person: a DataFrame with a row per run and metric."""
-    people = [pd.read_csv(folder / "people.csv", dtype={"subject": str}).set_index("subject") for folder in folders]
+    people = [
+        pd.read_csv(folder / "people.csv", converters={"subject": str}).set_index("subject") for folder in folders
+    ]
     rows = []
     for folder, other in zip(folders[1:], people[1:], strict=True):
         shared = people[0].index.intersection(other.index)

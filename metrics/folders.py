@@ -13,6 +13,8 @@ from metrics.sets import ImageSet, as_samples, replace_images
 from slices.frame import brain_crop, crop
 from slices.images import load_images
 from slices.index import find_slices
+from slices.names import ids_of
+from slices.tables import read_search
 from utils import UserError, random_generator
 
 PLANTED = 200  # copies that the search must find
@@ -48,6 +50,8 @@ def load_folders(real, generated, train=None, cache=None):
     for name in people.keys() - {"generated"}:
         if len(people[name]) < 2:
             raise UserError(f"{folders[name]} holds fewer than two people: nothing can be measured")
+    for name, part in loaded.items():  # and their ids, whoever they are taken for
+        people[name] = people[name].union(*part["slices"]["path"].map(ids_of))
     shared = people["real"] & people["train"] if train else ()
     if shared:
         raise UserError(
@@ -59,10 +63,10 @@ def load_folders(real, generated, train=None, cache=None):
 
 def load_folder(folder, generated=False, cache=None, white=None):
     """The images of a folder with their labels and positions; those of predict.py are in its samples.csv."""
-    slices = find_slices(folder)
+    slices = find_slices(folder, say_whose=not generated)
     table = Path(folder) / "samples.csv"
     if generated and table.is_file():
-        told = pd.read_csv(table, dtype=str)
+        told = read_search(table)
         slices = slices[slices["path"] != "sheet.png"].reset_index(drop=True)  # predict.py's contact sheet
         if not {"file", "label", "position"} <= set(told.columns) or not set(slices["path"]) <= set(told["file"]):
             raise UserError(f"{table} does not give the label and position of every image in {folder}")

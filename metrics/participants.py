@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from slices.index import read_search
 from slices.names import bare_ids
+from slices.tables import read_search, with_ids, without_missing
 from training.folder import find_beside
 from utils import UserError, finite
 
@@ -27,7 +27,7 @@ def read_metadata(path, run):
         path = given if given.is_file() else None
     if path is None:
         return None
-    table = read_search(path)
+    table = without_missing(with_ids(read_search(path)), keep=("subject", "image data id"))
     if "subject" not in table:
         raise UserError(f"{path} lacks the column Subject of the ADNI search")
     split_of = run.slices.drop_duplicates("subject").set_index("subject")["split"]

@@ -6,15 +6,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from report.numbers import value_of
-from slices.sheets import image_sheet
+from slices.sheets import PLAIN_TEXT, image_sheet
 from utils import whole_file
 
 INK, SAMPLES, REAL, NULL = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae"
 SPECTRA = {"slices": INK, "reconstructions": REAL, "samples": SAMPLES}
 
 
-def plot(path, draw, size=(7, 3.6), rows=1, columns=1):
-    """Make a figure, let ``draw(axes)`` fill it, and save it whole."""
+def plot(path, draw, size=(7, 3.6), rows=1, columns=1, formulas=False):
+    """Make a figure, let ``draw(axes)`` fill it, and save it whole; ``formulas``: $x$ in it is one."""
     with matplotlib.rc_context(
         {
             "axes.spines.top": False,
@@ -23,6 +23,7 @@ def plot(path, draw, size=(7, 3.6), rows=1, columns=1):
             "axes.edgecolor": INK,
             "legend.frameon": False,
         }
+        | ({} if formulas else PLAIN_TEXT)
     ):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots(rows, columns))
@@ -181,7 +182,7 @@ def spectrum_figure(path, spectra):
         axes.set(xlabel="frequency (cycles per pixel)", ylabel="radial power")
         axes.legend()
 
-    plot(path, draw)
+    plot(path, draw, formulas=True)  # powers of ten are formulas
 
 
 def bits_map(axes, bits):

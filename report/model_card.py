@@ -4,6 +4,7 @@ import pandas as pd
 
 from report.numbers import shown, summary_rows
 from slices.index import read_slices
+from slices.names import are_image_ids
 from training.folder import run_name
 from training.options import settings_table
 from utils import shell, whole_file
@@ -142,6 +143,11 @@ def measured_lines(folder, metrics):
     ]
 
 
+def in_table(text):
+    """A text as it may stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def split_lines(folder, config, out):
     """The section of the model card that says who is in which split, and how often test people were looked at."""
     slices = read_slices(folder)
@@ -155,13 +161,13 @@ def split_lines(folder, config, out):
         "",
         "| split | label | people | slices |",
         "|---|---|---|---|",
-        *(f"| {split} | {label} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()),
+        *(f"| {split} | {in_table(label)} | {row.people} | {row.slices} |" for (split, label), row in table.iterrows()),
         "",
         "- by person"
         + (", but the folders share people between splits (--allow-overlap)" if config.get("allow_overlap") else "")
         + (
             ""
-            if config.get("metadata") or config["simulated"]
+            if config.get("metadata") or config["simulated"] or not are_image_ids(slices["subject"])
             else "; people are image ids, so repeat visits of one person may straddle splits"
         ),
         f"- evaluations on test people so far: {looked}",

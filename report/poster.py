@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from report.codebook import mosaic
 from report.numbers import summary_rows
 from slices.frame import to_bytes
+from slices.sheets import PLAIN_TEXT
 from training.folder import run_name
 from utils import load_json, shell, whole_file
 
@@ -35,7 +36,9 @@ def write_gallery(path, folder, config, pictures):
         f"here, of {config['num_codes']} in all",
     }
     white = dict.fromkeys(("text.color", "xtick.color", "ytick.color"), "white")
-    with matplotlib.rc_context({**white, "font.size": 11, "axes.facecolor": "black", "axes.titlelocation": "left"}):
+    with matplotlib.rc_context(
+        {**white, "font.size": 11, "axes.facecolor": "black", "axes.titlelocation": "left"} | PLAIN_TEXT
+    ):
         figure, axes = lay_out(mosaics)
         figure.suptitle(f"{folder.name}: brain slices of nobody, from a VQ-VAE and a gated PixelCNN", fontsize=18)
         for name, title in titles.items():

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def wanted_conditions(labels, num_positions, label=None, position=None):
     """
     label_id = position_id = None
     if label is not None:
+        label = next((name for name in labels if normalize("NFC", name) == normalize("NFC", str(label))), label)
         if label not in (*labels, NONE):
             raise UserError(f"unknown --label {label}: this run has {', '.join(labels)} and none")
         label_id = 0 if label == NONE else labels.index(label) + 1
@@ -52,6 +54,9 @@ def choose_conditions(run, num_images, label=None, position=None, seed=0):
         UserError: a label or position that the run does not know.
     """
     label_id, position_id = wanted_conditions(run.labels, run.num_positions, label, position)
+    alike = [name for name in run.labels if name.casefold() == NONE]
+    if label == NONE and alike:
+        print(f"--label {NONE} is the model without a label; the label {alike[0]} is another")
     training = condition_ids(run.slices[run.slices["split"] == "train"], run.labels)
     draws = [int(random_generator(seed, "conditions", i).integers(len(training["label"]))) for i in range(num_images)]
     labels, positions = training["label"][draws], training["position"][draws]
@@ -75,7 +80,7 @@ def look_up(run, paths, label=None, position=None):
     known = index.reindex(names).reset_index(drop=True)
     known = known.fillna({"label": NONE, "position": -1, "subject": "", "split": ""}).astype({"position": int})
     if label_id is not None:
-        known["label"] = label
+        known["label"] = run.labels[label_id - 1] if label_id else NONE
     if position_id is not None:
         known["position"] = position_id - 1
     for column, unknown, given in (

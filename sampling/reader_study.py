@@ -10,6 +10,7 @@ from report.study_page import MARK, SIMULATED, write_reader_study
 from sampling.draws import draw_held_out, output_folder
 from slices.frame import crop
 from slices.index import condition_ids
+from slices.tables import read_search
 from utils import UserError, new_folder, random_generator, shell, write_csv
 
 
@@ -113,7 +114,7 @@ def read_columns(path, names):
         UserError: it is not there, or has not these columns.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_search(path)
         return table.assign(image=table["image"].astype(int))[list(names)]
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

@@ -5,13 +5,13 @@ import numpy as np
 from nibabel.processing import resample_to_output
 from scipy import ndimage
 
-from slices.skull import bright_body, extract_brain
+from slices.headers import check_volume
+from slices.skull import background_of, bright_body, extract_brain
 from utils import UserError
 
 PERCENTILES = (0.5, 99.5)  # of the brain's voxels become black and white
 LARGEST_BRAIN = 2500  # ml; a brighter body than that has its skull on: a head has 3000 and more
 SMALLEST_BRAIN = 200  # ml
-SIDES = (30, 700)  # mm that a volume can measure
 SIDES_OF_VIEW = (256, 256, 240)  # mm of the head, along x, y, z, that the pictures show
 
 
@@ -30,15 +30,17 @@ def cut(image, slices=20, spacing=1.0, depth=57.5, image_size=(240, 256)):
         heights: (N,) int, mm of each above the lowest plane of the volume.
         views: (3, 240, 256) uint8: the middle slice; a coronal and a sagittal view of what was read, with the outline
             of the brain and the range of the slices.
-        facts: dict, for the manifest.
+        facts: dict, for the manifest; with a reason where something was odd and has been seen to.
 
     Raises:
         UserError: it holds no brain, or the slices do not fit into it or it into them.
     """
-    image, not_finite = check_volume(image)
+    image, not_finite, remarks = check_volume(image)
     head = _at_one_millimetre(image, order=3)  # (X, Y, Z) float32: x to the right, y to anterior, z up
     brain, stripped = _brain_of(image, head)
     grey, black, white = _windowed(head, brain)
+    if white < background_of(image.get_fdata(dtype=np.float32)):
+        remarks.append("its brain is darker than what surrounds it, which may mean that black and white are exchanged")
     heights = _heights(brain, slices, spacing, depth)
     inside = brain[:, :, heights]
     images = _framed(np.where(inside, grey[:, :, heights], 0), inside, image_size)
@@ -53,47 +55,9 @@ def cut(image, slices=20, spacing=1.0, depth=57.5, image_size=(240, 256)):
         "first_slice": int(heights[0]),
         "last_slice": int(heights[-1]),
     }
+    if remarks:
+        facts["reason"] = "; ".join(remarks)
     return images, heights, _views(grey, brain, heights), facts
-
-
-# ---- what is read -----------------------------------------------------------------------------
-
-
-def check_volume(image):
-    """The same image in three dimensions with float32 voxels, and how many of them were not finite (now 0).
-
-    Raises:
-        UserError: it is not one volume, or its header does not tell reliably where left is.
-    """
-    if not isinstance(image, nibabel.Nifti1Pair):
-        raise UserError(f"it is of the kind {type(image).__name__}, not NIfTI")
-    shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise UserError(f"it has {len(shape)} dimensions ({'x'.join(map(str, shape))}), not 3: give one volume")
-    _check_affines(image, shape)
-    voxels = image.get_fdata(dtype=np.float32).reshape(shape)
-    finite = np.isfinite(voxels)
-    voxels = np.where(finite, voxels, 0)
-    if np.ptp(voxels) == 0:
-        raise UserError("all its voxels are the same")
-    return nibabel.Nifti1Image(voxels, image.affine), int((~finite).sum())
-
-
-def _check_affines(image, shape):
-    """Refuse a header that does not tell where left is, or how large the voxels are."""
-    (qform, qform_code), (sform, sform_code) = image.get_qform(coded=True), image.get_sform(coded=True)
-    if not qform_code and not sform_code:
-        raise UserError("it has no affine (qform and sform codes are 0), so nobody can tell left from right")
-    codes = ["".join(map(str, nibabel.aff2axcodes(affine))) for affine in (qform, sform) if affine is not None]
-    if len(set(codes)) > 1:
-        raise UserError(f"its two affines disagree on where left is (qform {codes[0]}, sform {codes[1]})")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-6:
-        raise UserError("its affine is singular")
-    extent = np.array(shape) * nibabel.affines.voxel_sizes(image.affine)
-    if extent.min() < SIDES[0] or extent.max() > SIDES[1]:
-        raise UserError(f"it measures {'x'.join(f'{side:.0f}' for side in extent)} mm, which no scan of a head does")
 
 
 def _at_one_millimetre(image, order):

@@ -8,23 +8,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from slices.names import OASIS_PREFIX, bare_ids, compile_pattern, one_spelling, person_of, read_names, split_and_label
+from slices.names import bare_ids, compile_pattern, no_slice, one_spelling
+from slices.people import read_paths
+from slices.tables import match_ids, read_search, with_ids
 from utils import UserError, check_folder, warn
 
 COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def find_slices(root, subject_pattern=None, metadata=None):
+def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     """The index of every PNG and JPEG under ``root``, read from names alone.
 
     Understood are [AD_NC/]{train,test}/<label>/<id>_<slice>.png, keras_png_slices_{train,validate,test}/
-    case_001_slice_0.nii.png, a folder of images, and a folder per label, in any letter case.
+    case_001_slice_0.nii.png, a folder of images, a folder per label, and in it one per person, in any letter case;
+    and the subject ids of ADNI, OASIS and BIDS anywhere in a path. Masks and label maps are left out, aloud.
 
     Args:
         root: folder.
-        subject_pattern: regular expression with the groups ``subject`` and ``slice``, searched in file names.
-        metadata: the ADNI search CSV; its columns Image Data ID and Subject tell which images are one person's.
+        subject_pattern: regular expression with the groups ``subject`` and ``slice``, searched in file names, and
+            where it has a slash or matches none of them in their paths below ``root``.
+        metadata: the table of an ADNI search; its columns Image Data ID and Subject tell which images are one person's.
+        say_whose: warn of names that do not tell whose slices they are.
 
     Returns:
         DataFrame sorted by split, label, subject, slice: path (relative, with forward slashes), subject,
@@ -36,18 +41,14 @@ def find_slices(root, subject_pattern=None, metadata=None):
     """
     check_folder(root)
     compile_pattern(subject_pattern)  # a wrong one is told before a long walk
-    slices = _walk(root)
-    slices["subject"], slices["slice"] = read_names(slices["path"].tolist(), subject_pattern)
-    spelling = one_spelling(set(slices["label"]))
-    if subject_pattern is not None:
-        slices = slices[slices["subject"].notna()]
-    slices["label"] = slices["label"].map(spelling)
-    slices = slices.astype({"subject": "category", "label": "category", "split": "category"})  # quick to sort
-    slices["position"] = positions(slices)
-    people = {scan: scan if subject_pattern else person_of(scan) for scan in slices["subject"].cat.categories}
+    slices = read_paths(_walk(root), subject_pattern, say_whose)
+    slices["label"] = slices["label"].map(one_spelling(set(slices["label"])))
+    positioned = slices[["scan", "slice", "path"]].rename(columns={"scan": "subject"}).astype({"subject": "category"})
+    slices["position"] = positions(positioned)
     if metadata is not None:
-        people = _people(people, metadata)
-    slices["subject"] = slices["subject"].map(people).astype("category")
+        slices["subject"] = _people(slices, metadata)
+    slices["subject"] = slices["subject"].map(one_spelling(set(slices["subject"])))
+    slices = slices.astype({"subject": "category", "label": "category", "split": "category"})  # quick to sort
     slices = slices.sort_values(["split", "label", "subject", "slice", "path"], ignore_index=True)
     return slices.astype({"subject": str, "label": str, "split": str, "slice": int, "position": int})[COLUMNS]
 
@@ -69,26 +70,45 @@ def positions(slices):
 
 
 def _walk(root):
-    """Path, label and split of all images, as their folders say: a DataFrame of str.
+    """The folders under ``root`` with their images: a list of (folders from the top, names), tuples of str.
+
+    What is no slice by its name is left out and counted.
 
     Raises:
         UserError: there is none, or a folder cannot be read.
     """
-    paths, labels, splits = [], [], []
+    found, left_out = [], {"mask": [], "clutter": []}
     for folders, names in _image_folders(root):
-        split, label = split_and_label(folders)
-        prefix = "".join(f"{folder}/" for folder in folders)
-        paths += [prefix + name for name in names]
-        labels += [label] * len(names)
-        splits += [split] * len(names)
-    if not paths:
+        reasons = [no_slice(folders, name) for name in names]
+        for name, reason in zip(names, reasons, strict=True):
+            if reason:
+                left_out[reason].append("/".join((*folders, name)))
+        names = tuple(name for name, reason in zip(names, reasons, strict=True) if not reason)
+        if names:
+            found.append((folders, names))
+    _tell_left_out(root, left_out, bool(found))
+    if not found:
         raise UserError(f"there is no PNG or JPEG image under {root}")
-    return pd.DataFrame({"path": paths, "label": labels, "split": splits})
+    return found
+
+
+def _tell_left_out(root, left_out, any_left):
+    """Say what is no slice; refuse a folder in which nothing else is."""
+    for reason, what in (
+        ("mask", "are masks, segmentation maps or label maps by their names or their folders'"),
+        ("clutter", "are thumbnails of a file server or left-overs of an archiver"),
+    ):
+        paths = left_out[reason]
+        if not paths:
+            continue
+        if not any_left:
+            raise UserError(f"all images under {root}, such as {paths[0]}, {what}: give the folder of the brain images")
+        warn(f"{len(paths)} images, such as {paths[0]}, {what}, and are left out")
 
 
 def _image_folders(root):
     """Yield (relative parts, image names) of each folder that holds images; every folder once, links last."""
-    pending, seen, segmentations = deque([()]), set(), 0
+    pending, seen = deque([()]), set()
     while pending:
         parts = pending.popleft()
         try:
@@ -101,12 +121,8 @@ def _image_folders(root):
             raise UserError(f"the folder {os.path.join(root, *parts)} cannot be read ({error.strerror})") from None
         pending.extendleft((*parts, name) for name in sorted(folders, reverse=True))
         pending.extend((*parts, name) for name in sorted(links))
-        if parts and parts[-1].casefold().startswith(OASIS_PREFIX + "seg_"):
-            segmentations += len(names)
-        elif names:
+        if names:
             yield parts, names
-    if segmentations:
-        warn(f"{segmentations} segmentation maps ({OASIS_PREFIX}seg_…) are no brain images and are left out")
 
 
 def _scan(folder):
@@ -114,7 +130,7 @@ def _scan(folder):
     names, folders, links = [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith((".", "__MACOSX")):
+            if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
@@ -153,42 +169,35 @@ def _is_folder(entry):
 # ---- tables -----------------------------------------------------------------------------------
 
 
-def _people(named, metadata):
-    """Map image ids to people by the ADNI search CSV; an image it does not list keeps its person in ``named``."""
-    scans = list(named)
-    table = read_search(metadata, keep_default_na=False)
+def _people(slices, metadata):
+    """Whose each slice is by the table of an ADNI search: a Series of str.
+
+    An image is found by its id, be it the front of its name or the last I… in its path, else by its subject. What the
+    table does not list keeps its person.
+    """
+    table = with_ids(read_search(metadata))
     if not {"image data id", "subject"} <= set(table.columns):
-        raise UserError(f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search")
-    table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"].str.strip()})
-    table = table[table["subject"] != ""].drop_duplicates()
+        raise UserError(
+            f"{metadata} lacks the columns Image Data ID and Subject of the ADNI search: it has "
+            f"{', '.join(map(repr, table.columns))}"
+        )
+    table = pd.DataFrame({"image": bare_ids(table["image data id"]), "subject": table["subject"]})
+    table = table[(table["subject"] != "") & (table["image"] != "")].drop_duplicates()
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
         raise UserError(f"{metadata} gives the image {twice.iloc[0]} to several people")
-    people = bare_ids(pd.Series(scans, dtype=str)).map(table.set_index("image")["subject"])
+    by_image = table.set_index("image")["subject"].to_dict()
+    scans = slices[["scan", "subject", "image"]].drop_duplicates("scan").set_index("scan")
+    ids = pd.DataFrame({"front": bare_ids(pd.Series(scans.index, scans.index, str)), "last": scans["image"]})
+    images = match_ids([*ids["front"], *ids["last"].dropna()], list(by_image), str(metadata))
+    subjects = {one: one for one in by_image.values()}
+    people = ids["last"].map(images).fillna(ids["front"].map(images)).map(by_image)
+    people = people.fillna(scans["subject"].map(subjects))
     if people.isna().all():
-        raise UserError(f"{metadata} lists none of the images, such as {scans[0]}")
+        raise UserError(f"{metadata} lists none of the images, such as {scans.index[0]}")
     if people.isna().any():
-        warn(f"{people.isna().sum()} of {len(scans)} image ids are not in {metadata} and count as a person each")
-    return dict(zip(scans, people.where(people.notna(), list(named.values())), strict=True))
-
-
-def read_search(metadata, keep_default_na=True):
-    """The CSV of an ADNI search, or a TSV, as a DataFrame of str, the names of its columns in lower case.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        table = pd.read_csv(
-            metadata,
-            dtype=str,
-            keep_default_na=keep_default_na,
-            skipinitialspace=True,
-            sep="\t" if str(metadata).lower().endswith(".tsv") else ",",
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"the table {metadata} cannot be read ({error})") from None
-    return table.rename(columns=lambda column: str(column).strip().casefold())
+        warn(f"{people.isna().sum()} of {len(scans)} image ids are not in {metadata} and keep the person of their name")
+    return slices["scan"].map(people.fillna(scans["subject"]))
 
 
 def read_slices(folder):

@@ -5,6 +5,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -14,9 +15,11 @@ from utils import UserError, whole_file
 
 IMAGE_WIDTH = 1.6  # inches
 NUMBERS_WIDTH, BAR = 2.2, 0.5  # inches: of a picture of numbers, and the height of what is below it
+PLAIN_TEXT = {"text.parse_math": False}  # a label called $x$ is no formula
 DIFFERENCE = 0.25  # of full white: the most that the colours of differences tell apart
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def image_sheet(path, images, columns, row_names=(), captions=(), title=None, differences=()):
     """Write a figure of grey images in rows of ``columns``, as a PNG.
 
@@ -81,6 +84,7 @@ class _Grid:
         return 0.05 / self.width * 2, self.below(row + 0.5)
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def number_sheet(path, pictures, title):
     """Write a row of pictures, those that show numbers in colours and with a colour bar, as a PNG.
 

@@ -11,6 +11,11 @@ FAINT = 0.02  # of the brightness of the brightest: less is background
 OPENING = 8  # mm; bridges narrower than twice that are cut between brain and scalp
 
 
+def background_of(voxels):
+    """What surrounds a head, which is what the corners of (X, Y, Z) voxels show."""
+    return np.median(voxels[:: voxels.shape[0] - 1, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1])
+
+
 def bright_body(voxels):
     """The largest connected body that differs from the background, which is what the corners show.
 
@@ -20,8 +25,7 @@ def bright_body(voxels):
     Returns:
         (X, Y, Z) bool.
     """
-    background = np.median(voxels[:: voxels.shape[0] - 1, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1])
-    contrast = np.abs(voxels - background)
+    contrast = np.abs(voxels - background_of(voxels))
     return largest(contrast > FAINT * np.percentile(contrast, 99.5))
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from slices.images import first_of
+from slices.names import ids_of
 from utils import UserError, random_generator, warn
 
 
@@ -22,8 +23,12 @@ def split_by_subject(slices, seed, validation_fraction=0.15, test_fraction=0.2, 
         a copy of the index whose split is train, validation or test in every row.
 
     Raises:
-        UserError: the folders share people between splits.
+        UserError: people, or the ids in the paths, are in several splits; or a label has a name that means none.
     """
+    if "none" in set(slices["label"]):
+        raise UserError(
+            "a label is called none, which --label takes for the model without a label: rename the folder none"
+        )
     slices = slices.assign(split=slices["split"].where(slices["split"] != "", "train"))
     given = set(slices["split"])
     _check_overlap(slices, allow_overlap)
@@ -31,6 +36,7 @@ def split_by_subject(slices, seed, validation_fraction=0.15, test_fraction=0.2, 
         slices = _carve(slices, "test", test_fraction, 0, seed)
     if "validation" not in given:
         slices = _carve(slices, "validation", validation_fraction, 1, seed)
+    _check_ids(slices, allow_overlap)
     return slices
 
 
@@ -42,9 +48,30 @@ def _check_overlap(slices, allow_overlap):
         return
     counts = ", ".join(f"{len(people[split])} in {split}" for split in sorted(people))
     sentence = f"the folders share {len(shared)} people between splits ({counts}), such as {shared[0]}"
+    _refuse(sentence, allow_overlap)
+
+
+def _refuse(sentence, allow_overlap):
+    """Refuse people in two splits with a sentence that says who; or warn of them."""
     if not allow_overlap:
         raise UserError(f"{sentence}: held-out measures would be too good; --allow-overlap goes on all the same")
     warn(f"{sentence}: held-out measures will be too good")
+
+
+def _check_ids(slices, allow_overlap):
+    """Refuse subject ids and ADNI image ids that are in the paths of two splits, whoever the people are said to be.
+
+    One id with one person was judged before, by the folders.
+    """
+    ids = slices["path"].map(ids_of)
+    found = slices.assign(id=ids)[ids.map(bool)].explode("id")
+    by_id = found.groupby("id")[["split", "subject"]].nunique()
+    shared = by_id.index[(by_id["split"] > 1) & (by_id["subject"] > 1)]
+    if len(shared):
+        first = found[found["id"] == shared[0]].drop_duplicates("split")
+        where = ", ".join(f"{row.path} in {row.split}" for row in first.itertuples())
+        sentence = f"{len(shared)} ids are in several splits, though of other people to --metadata, --subject-pattern "
+        _refuse(f"{sentence}or the folders, such as {shared[0]} ({where})", allow_overlap)
 
 
 def _carve(slices, target, fraction, least, seed):

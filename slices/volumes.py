@@ -88,20 +88,27 @@ def make_slices(
 
 
 def _finish(root, out, rows, settings):
-    """Write the contact sheets, and whether all is done; tell what failed.
+    """Write the contact sheets, and whether all is done; tell what was odd and what failed.
 
     Raises:
         UserError: everything failed.
     """
     failed = [row for row in rows if row["status"] == FAILED]
-    reasons = first_of([f"{row['source']}: {row['reason']}" for row in failed])
+    reasons = _reasons(failed)
     if len(failed) == len(rows):
         shutil.rmtree(out)  # it holds nothing but reasons
         raise UserError(f"none of the {len(rows)} scans under {root} can be used{reasons}")
+    odd = [row for row in rows if row["status"] == DONE and row["reason"]]
+    if odd:
+        warn(f"{len(odd)} of {len(rows)} scans are odd, and this was done about it{_reasons(odd)}")
     _contact_sheets(out, rows)
     save_json(out / "volumes.json", settings | {"finished": not failed})
     if failed:
         warn(f"{len(failed)} of {len(rows)} scans cannot be used; the same command tries them again{reasons}")
+
+
+def _reasons(rows):
+    return first_of([f"{row['source']}: {row['reason']}" for row in rows])
 
 
 def summary(rows, out):

@@ -184,7 +184,7 @@ def constant():
 
 def empty_frame():
     voxels = np.zeros((60, 60, 60), np.float32)
-    voxels[30, 30, 30] = 1
+    voxels[30, 30, 30] = 1.5
     return nibabel.Nifti1Image(voxels, np.eye(4))
 
 

@@ -10,6 +10,7 @@ from slices.frame import Box, brain_crop, outside, whole_frame
 from slices.images import digests_of, load_images
 from slices.index import condition_ids, find_slices, read_slices
 from slices.memory import check_cache
+from slices.names import are_image_ids
 from slices.splits import split_by_subject, warn_of_leakage
 from training.folder import white_of
 from utils import UserError, evenly, load_json
@@ -82,7 +83,7 @@ def make_demo(people, image_size):
 def find_people(config):
     """The index of the slices, split by person."""
     slices = find_slices(config["data"], config["subject_pattern"], config["metadata"])
-    if config["metadata"] is None and not config["simulated"]:
+    if config["metadata"] is None and not config["simulated"] and are_image_ids(slices["subject"]):
         print("people = image ids; repeat visits of one person may straddle splits (--metadata groups them)")
     return split_by_subject(slices, config["seed"], allow_overlap=config["allow_overlap"])
 

@@ -87,7 +87,7 @@ class Options:
     )
     subject_pattern: str = option(
         None,
-        "how a file name tells its (?P<subject>…) and (?P<slice>…)",
+        "how a name, or the path below the data, tells its (?P<subject>…) and (?P<slice>…)",
         DATA,
         metavar="REGEX",
         none="123_45.png: person 123, slice 45",
