@@ -28,7 +28,6 @@ from functools import lru_cache
 from pathlib import Path
 
 START = time.perf_counter()
-OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux' control groups: limits of a job
 VOICE = {"quiet": False, "verbose": False}  # as the flags say, for this process
 RED, YELLOW = 31, 33
 
@@ -168,16 +167,6 @@ def evenly(rows, limit):
     if limit is None or len(rows) <= limit:
         return rows
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
-
-
-def parallel(function, items, track=iter):
-    """``function`` of every item, in order, by threads on all cores: a list; ``track`` wraps it in a progress bar."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:  # or the BLAS' threads get in the way
-        return list(track(pool.map(function, items)))
 
 
 # ---- random numbers -------------------------------------------------------------------------
@@ -636,7 +625,7 @@ def number(kind, least=None, most=None):
     return convert
 
 
-# ---- this code and this machine ---------------------------------------------------------------
+# ---- this code --------------------------------------------------------------------------------
 
 
 def git_commit():
@@ -647,65 +636,3 @@ def git_commit():
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def cores(quotas=True):
-    """How many cores this process may use: of its affinity and the CPU quotas of its control groups, the least.
-
-    Args:
-        quotas: whether these count; TensorFlow knows of the affinity alone.
-    """
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        count = os.cpu_count() or 1
-    if not quotas:
-        return count
-    limits = [text.split() for text in control_group("cpu", "cpu.max")]
-    limits += zip(control_group("cpu", "cpu.cfs_quota_us"), control_group("cpu", "cpu.cfs_period_us"), strict=False)
-    shares = [-(-int(quota) // int(period)) for quota, period in limits if quota.isdigit()]  # "max" and -1 are none
-    return max(1, min([count, *shares]))
-
-
-def control_group(controller, name):
-    """What a file of the control groups says for this process: list of str, of its own group and of all above it.
-
-    Args:
-        controller: "cpu" or "memory", for groups of version 1; those of version 2 have all in one place.
-        name: of the file.
-    """
-    try:
-        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, own = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        for root in (GROUPS / controllers, GROUPS / controller) if controllers else (GROUPS, GROUPS / "unified"):
-            group = root / own.strip("/")
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(root):
-                    with suppress(OSError):
-                        found.append((folder / name).read_text(encoding="utf-8").strip())
-    return found
-
-
-def cpu_flags():
-    """Which of AVX2, AVX-512 and AMX the processor has, as far as the system says: a list of str."""
-    text = _cpuinfo()
-    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
-
-
-def processor():
-    """The name of the processor and its ``cpu_flags``."""
-    name = re.search(r"model name\s*:\s*(.+)", _cpuinfo())
-    return f"{name[1] if name else platform.machine()} ({', '.join(cpu_flags())})"
-
-
-def _cpuinfo():
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.benchmark_parts import PARTS
 from experiments.results import REDUCED, REPOSITORY, read_rows, write_rows
+from slices.machine import cpu_flags, processor
 from training.folder import open_run
-from utils import Parser, cpu_flags, number, processor, run_script
+from utils import Parser, number, run_script
 
 COLUMNS = ("what", "against", "ours", "theirs", "ratio", "target", "met")
 GROWTH = ("what", "by", "size", "seconds", "memory")

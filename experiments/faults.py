@@ -21,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REPOSITORY, replace_sections
+from slices.machine import processor
 from training.checkpoints import checkpoints
 from training.options import preset_values
-from utils import Parser, git_commit, number, processor, run_script
+from utils import Parser, git_commit, number, run_script
 
 SMOKE = ["--preset", "smoke", "--checkpoint-minutes", "0"]
 STEPS = [

@@ -261,7 +261,7 @@ def measure(images, decoded, subjects):
     import pandas as pd
 
     from metrics.images import detail_metrics, image_metrics
-    from utils import parallel
+    from slices.processes import parallel
 
     rows = parallel(
         lambda i: image_metrics(images[i], decoded[i]) | detail_metrics(images[i], decoded[i]), range(len(images))

@@ -11,7 +11,7 @@ from metrics.people import for_nulls, mean_by_person, value_of
 from metrics.reasons import put
 from sampling.run import prior_bits
 from slices.frame import brain_mask
-from utils import parallel
+from slices.processes import parallel
 
 POSITION_BINS = 5
 NEAR = 2  # positions apart, for slices of different people to be compared code by code

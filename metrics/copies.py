@@ -6,7 +6,8 @@ from scipy import ndimage
 from metrics.images import half_size
 from metrics.sets import ImageSet
 from slices.frame import brain_mask, to_bytes
-from utils import parallel, random_generator, tracker
+from slices.processes import parallel
+from utils import random_generator, tracker
 
 
 class CopySearch:

@@ -14,7 +14,8 @@ from sklearn.svm import SVC
 
 from metrics.anatomy import anatomy_metrics
 from metrics.images import ms_ssim
-from utils import evenly, parallel
+from slices.processes import parallel
+from utils import evenly
 
 FRECHET_COMPONENTS = 16  # of those that describe a slice
 PAIRS = 300  # of images that diversity is measured on

@@ -5,7 +5,8 @@ import pandas as pd
 from metrics.images import detail_metrics, image_metrics, ms_ssim_scales
 from metrics.people import mean_by_person
 from slices.frame import paste
-from utils import finite, parallel, tracker
+from slices.processes import parallel
+from utils import finite, tracker
 
 
 def measure_reconstruction(part, box, notes):

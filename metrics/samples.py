@@ -13,7 +13,8 @@ from metrics.parts import sample_codes
 from metrics.people import for_nulls, jackknife
 from metrics.reasons import put
 from metrics.sets import ImageSet, Yardstick, as_samples, sample_names
-from utils import parallel, random_generator, tracker
+from slices.processes import parallel
+from utils import random_generator, tracker
 
 SAMPLE_SETS = 5
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from metrics.anatomy import anatomy
 from metrics.images import half_size, ring_sums
 from slices.frame import as_grey, brain_mask
-from utils import parallel
+from slices.processes import parallel
 
 COMPONENTS = 32  # of the principal components that describe a slice; the Fréchet distance takes the first 16
 BANDS = 16  # of radial power

@@ -15,8 +15,9 @@ from PIL import Image
 
 from slices.frame import BRAIN_THRESHOLD, brain_box, to_bytes
 from slices.grey import Tally, decode, into_frame, reason_of
+from slices.machine import cores
 from slices.memory import image_array
-from utils import UserError, cores, progress, warn, whole_file
+from utils import UserError, progress, warn, whole_file
 
 NAMES_SHOWN = 10
 FILES_PER_TASK = 32

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, control_group
+from slices.machine import control_group
+from utils import UserError
 
 MEMORY_SHARE = 0.25  # of the available memory may hold the images; more goes to a memory-mapped file
 IN_MEMORY = {"tmpfs", "ramfs"}  # file systems whose files fill the memory that was to be spared

@@ -1,14 +1,23 @@
-"""Many jobs in many processes."""
+"""Many jobs on many cores, in threads or in processes; and a folder that one process holds."""
 
 import multiprocessing
 import os
 import platform
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 
-from utils import DISK, UserError, cores
+from slices.machine import cores
+from utils import DISK, UserError
+
+
+def parallel(function, items, track=iter):
+    """``function`` of every item, in order, by threads on all cores: a list; ``track`` wraps it in a progress bar."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:  # or the BLAS' threads get in the way
+        return list(track(pool.map(function, items)))
 
 
 def in_processes(function, jobs, workers=None):

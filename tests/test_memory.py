@@ -16,6 +16,7 @@ from pictures import good_files
 import slices.memory
 import train
 import utils
+from slices import machine
 from slices.images import load_images
 from slices.memory import available_memory, cache_folder, check_cache, file_system, image_array
 from training.plan import copied_config, resumed_config
@@ -34,8 +35,8 @@ def groups(tmp_path, monkeypatch):
 
     def put(lines, files):
         (tmp_path / "own").write_text("".join(f"{line}\n" for line in lines))
-        monkeypatch.setattr(utils, "OWN_GROUPS", tmp_path / "own")
-        monkeypatch.setattr(utils, "GROUPS", tmp_path / "groups")
+        monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+        monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
         for name, text in files.items():
             (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "groups" / name).write_text(f"{text}\n")
@@ -76,16 +77,16 @@ def test_limits_of_the_job_count_and_not_those_of_the_machine(lines, files, memo
     monkeypatch.setattr(slices.memory, "_free_memory", lambda: 100 * GB)
     monkeypatch.setattr(slices.memory, "_address_space", lambda: math.inf)
     monkeypatch.setattr(slices.memory, "_own_memory", lambda: GB // 2)  # so much of it is taken already
-    assert available_memory() == min(memory - GB // 2, 100 * GB) and utils.cores() == cores
+    assert available_memory() == min(memory - GB // 2, 100 * GB) and machine.cores() == cores
 
 
 def test_the_affinity_counts_and_not_the_machine(groups, monkeypatch):
     groups(["0::/"], {"cpu.max": "800000 100000"})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
-    assert utils.cores() == 3
+    assert machine.cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")  # not on Linux
-    assert utils.cores() == 8
+    assert machine.cores() == 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is obeyed on Linux")
@@ -208,9 +209,10 @@ def test_tensorflow_starts_no_more_threads_than_the_quota_lets_run(quota, thread
     (tmp_path / "own").write_text("0::/\n")
     (tmp_path / "cpu.max").write_text(quota)
     code = (
-        "import os, pathlib, utils; from training.workers import start_tensorflow;"
+        "import os, pathlib; from slices import machine; from training.workers import start_tensorflow;"
         "os.sched_getaffinity = lambda process: {0, 1, 2};"
-        f"utils.OWN_GROUPS, utils.GROUPS = pathlib.Path({str(tmp_path / 'own')!r}), pathlib.Path({str(tmp_path)!r});"
+        f"machine.OWN_GROUPS, machine.GROUPS = "
+        f"pathlib.Path({str(tmp_path / 'own')!r}), pathlib.Path({str(tmp_path)!r});"
         "print(start_tensorflow().config.threading.get_intra_op_parallelism_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -11,10 +11,11 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from slices.machine import cores, processor
 from training.checkpoints import last_good
 from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
 from training.options import flag_of, names_of, preset_values, with_defaults
-from utils import UserError, check_folder, cores, git_commit, new_folder, processor, save_json, shell
+from utils import UserError, check_folder, git_commit, new_folder, save_json, shell
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
 

@@ -2,7 +2,7 @@
 
 import time
 
-from utils import cpu_flags
+from slices.machine import cpu_flags
 
 PAYS = 1.3  # times as fast as float32, or a lower precision is not worth it
 

@@ -8,7 +8,8 @@ import sys
 import tempfile
 from contextlib import contextmanager, nullcontext, suppress
 
-from utils import VOICE, UserError, cores
+from slices.machine import cores
+from utils import VOICE, UserError
 
 
 def start_tensorflow(deterministic=True):
