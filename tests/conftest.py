@@ -1,10 +1,12 @@
 """What the tests share: a tiny data set of their own, and one tiny run on it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,20 +47,31 @@ def make_slices(folder, people=PEOPLE, size=(40, 48), splits=("train",) * 6 + ("
     return Path(folder)
 
 
+def made_once(tmp_path_factory, name, make):
+    """A folder that the first of the processes that run tests makes by ``make(folder)``, and all others find."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name).is_dir():
+            make(root / name)
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def slices_folder(tmp_path_factory):
-    """A folder of 8 people with 4 slices each."""
-    return make_slices(tmp_path_factory.mktemp("slices"))
+    """A folder of 8 people with 4 slices each; nobody writes into it."""
+    return made_once(tmp_path_factory, "slices", make_slices)
 
 
 @pytest.fixture(scope="session")
 def finished_run(slices_folder, tmp_path_factory):
-    """A run of both stages, a few steps each."""
+    """A run of both stages, a few steps each; the tests of one process have a copy of their own."""
     import train
 
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    train.main(["--data", str(slices_folder), "--run", str(folder), *TINY])
-    return folder
+    def make(folder):
+        train.main(["--data", str(slices_folder), "--run", str(folder), *TINY])
+
+    return shutil.copytree(made_once(tmp_path_factory, "tiny", make), tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture(scope="session", autouse=True)

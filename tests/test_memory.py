@@ -194,6 +194,7 @@ def test_the_cache_may_change_on_resume_and_is_not_copied_with_a_vqvae(finished_
     assert copied_config(str(tmp_path / "run"), "all", None, {})["cache"] is None
 
 
+@pytest.mark.slow
 def test_training_from_a_file_gives_what_training_from_memory_gives(slices_folder, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(slices.memory, "MEMORY_SHARE", 0)
     train.main(["--data", str(slices_folder), "--run", str(tmp_path / "r"), "--cache", str(tmp_path / "c"), *TINY])
@@ -204,7 +205,9 @@ def test_training_from_a_file_gives_what_training_from_memory_gives(slices_folde
     assert list((tmp_path / "c").iterdir()) == []
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("100000 100000", 1), ("max 100000", 0)])  # 0: as TensorFlow likes
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("100000 100000", 1), pytest.param("max 100000", 0, marks=pytest.mark.slow)]
+)
 def test_tensorflow_starts_no_more_threads_than_the_quota_lets_run(quota, threads, tmp_path):
     (tmp_path / "own").write_text("0::/\n")
     (tmp_path / "cpu.max").write_text(quota)
