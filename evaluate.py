@@ -84,12 +84,13 @@ def evaluate_run(
         UserError: there is no such run, it has too few people, its folder cannot be written, another process
             evaluates it, or no shareable report can be written.
     """
+    from sampling.run import Run
+
+    run = Run(run, data=data, cache=cache)  # a wrong one is answered before what measures is loaded
     from metrics.participants import read_metadata
     from metrics.parts import check_people
-    from sampling.run import Run
     from slices.processes import held
 
-    run = Run(run, data=data, cache=cache)
     check_people(run, split)
     run.needs_data()
     known = read_metadata(metadata, run)  # before the look: a mistake in it costs none

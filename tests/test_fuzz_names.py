@@ -16,7 +16,7 @@ from slices.splits import split_by_subject
 from slices.tables import SEPARATORS, read_search
 from utils import UserError
 
-QUICK, LONG = settings(max_examples=60, deadline=None), settings(max_examples=2000, deadline=None)
+QUICK, LONG = settings(max_examples=60, deadline=None), settings(max_examples=700, deadline=None)
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252")
 LETTERS = st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp"), exclude_characters="/")
 WORDS = st.sampled_from(
@@ -201,19 +201,19 @@ def test_the_cells_of_a_table_are_kept(rows, separator, encoding):
 @pytest.mark.slow
 @LONG
 @given(worlds(), SEEDS)
-def test_nobody_is_in_two_splits_in_2000_data_sets(world, seed):
+def test_nobody_is_in_two_splits_in_700_data_sets(world, seed):
     nobody_is_in_two_splits(world, seed)
 
 
 @pytest.mark.slow
 @LONG
 @given(PATHS, PATTERNS, SEEDS)
-def test_2000_sets_of_names_do_not_crash(paths, pattern, seed):
+def test_700_sets_of_names_do_not_crash(paths, pattern, seed):
     no_name_crashes(paths, pattern, seed)
 
 
 @pytest.mark.slow
 @LONG
 @given(CONTENTS | ROWS.map(lambda rows: "\n".join(";".join(row) for row in rows).encode()))
-def test_2000_tables_are_read_or_refused(content):
+def test_700_tables_are_read_or_refused(content):
     a_table_is_read_or_refused(content)

@@ -58,13 +58,13 @@ def kill():
 
 
 @pytest.fixture(scope="module")
-def stopped_run(slices_folder, tmp_path_factory):
-    """A run that was killed after step 3 of the prior."""
+def stopped_run(finished_run, tmp_path_factory):
+    """A run that was killed after step 3 of the prior, on the VQ-VAE of the finished one."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        after_saves(monkeypatch, 6 + 3, kill)
+        after_saves(monkeypatch, 3, kill)
         with pytest.raises(Killed):
-            start(slices_folder, folder)
+            train.main(["--vqvae", str(finished_run), "--run", str(folder), "--checkpoint-minutes", "0"])
     return folder
 
 
