@@ -66,7 +66,7 @@ def add_count(parser, default, what="images", least=None):
 def add_conditions(parser, default="drawn from the training mix"):
     """--label and --position."""
     parser.add_argument("--label", help=f"a label of the run, or none for the model without (default: {default})")
-    parser.add_argument("--position", help="0 (lowest slice) upwards, or none (default: as for the label)")
+    parser.add_argument("--position", help="0 (lowest slice) upwards, or none (default: as --label)")
 
 
 def add_draw(parser):
@@ -153,6 +153,7 @@ def score_flags(parser):
 def vary_flags(parser):
     parser.add_argument(
         "what",
+        metavar="label|position|temperature",
         choices=("label", "position", "temperature"),
         help="what varies: each label, each position (with an animation), or six temperatures",
     )

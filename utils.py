@@ -235,7 +235,8 @@ def new_folder(path, flag="--out"):
     place = path.resolve() if path.is_symlink() else path
     with writing(path), making_folder(place.parent):
         if _holds_something(place):
-            raise UserError(f"{path} already holds something and is left alone: choose another name with {flag}")
+            other = f"another name with {flag}" if flag else "another one"
+            raise UserError(f"{path} already holds something and is left alone: choose {other}")
         sweep(place.parent)
         unfinished = place.parent / f"{unfinished_prefix()}{secrets.token_hex(4)}"
         try:
@@ -265,8 +266,8 @@ def _put_in_place(unfinished, path, flag):
         if not _holds_something(path):
             raise
         raise UserError(
-            f"another process has filled {path} meanwhile, and nothing of this one is kept: choose another name "
-            f"with {flag}"
+            f"another process has filled {path} meanwhile, and nothing of this one is kept: choose "
+            + (f"another name with {flag}" if flag else "another one")
         ) from None
 
 

@@ -41,6 +41,8 @@ def vary(
         UserError: what varies is given, there is one label only, or the run does not know a label or a position.
     """
     given = {"label": label is not None, "position": position is not None, "temperature": temperature != 1.0}
+    if what not in given:
+        raise UserError(f"what varies is label, position or temperature, not {what!r}")
     if given[what]:
         raise UserError(f"--{what} does not go with varying the {what}: leave it out")
     variants = variants_of(run, what, num_images or NUM_IMAGES[what], label, position, seed, temperature)

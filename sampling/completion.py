@@ -35,6 +35,8 @@ def kept_pixels(keep, path, shape):
         "left": columns < width // 2,
         "right": columns >= width // 2,
     }
+    if keep not in halves and not Path(keep).is_file():
+        raise UserError(f"--keep {keep} is neither top, bottom, left or right nor a mask image")
     return halves[keep] if keep in halves else load_mask(keep, path, shape)
 
 

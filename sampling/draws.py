@@ -6,6 +6,7 @@ Image i depends on the seed and on i alone, whatever the number of images.
 import datetime
 import itertools
 import math
+import numbers
 import os
 from pathlib import Path
 from unicodedata import normalize
@@ -129,12 +130,29 @@ def draw_held_out(run, count, seed=0):
     return drawn, loaded.images
 
 
+def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None):
+    """Raise a UserError where a number that samples are asked for with is none or out of its range."""
+    for name, value, kind, least, most in (
+        ("num_images", num_images, numbers.Integral, 1, 10**6),
+        ("seed", seed, numbers.Integral, 0, 2**31 - 1),
+        ("temperature", temperature, numbers.Real, 0.01, 100),
+        ("top_k", top_k, numbers.Integral, 1, 10**9),
+        ("top_p", top_p, numbers.Real, 0.001, 1),
+    ):
+        optional = value is None and name.startswith("top")
+        if not optional and not (isinstance(value, kind) and least <= value <= most):
+            kind = "whole number" if kind is numbers.Integral else "number"
+            raise UserError(f"{name} must be a {kind} from {least} to {most}, not {value!r}")
+
+
 def shard_of(count, part, parts):
     """The first image of part 1 … parts of ``count`` images, and the one after its last; parts differ by one at most.
 
     Raises:
-        UserError: there are more parts than images.
+        UserError: there are more parts than images, or there is no such part.
     """
+    if not 1 <= part <= parts:
+        raise UserError(f"a shard must be (I, N) with 1 <= I <= N, not {part, parts}")
     if parts > count:
         raise UserError(f"--shard {part}/{parts}: {count} images make {count} parts at most")
     return (part - 1) * count // parts, part * count // parts

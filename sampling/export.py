@@ -25,7 +25,7 @@ def export(run, folder):
         UserError: the folder is there already.
     """
     out = Path(folder)
-    with new_folder(out) as unfinished:
+    with new_folder(out, flag=None) as unfinished:
         archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK)
         archive.write_out(str(unfinished), verbose=False)
         save_json(unfinished / "about.json", {name: run.config[name] for name in ABOUT} | {"run": run.name})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sampling.draws import BLOCK, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
+from sampling.draws import BLOCK, check_draw, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
 from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_images
 from slices.index import read_slices
@@ -220,8 +220,7 @@ class Run:
 
         Mistakes in the arguments are found at once.
         """
-        if num_images < 1:
-            raise UserError(f"--num-images must be at least 1, not {num_images}")
+        check_draw(num_images, seed, temperature, top_k, top_p)
         shard_of(num_images, *shard)
         conditions = choose_conditions(self, num_images, label, position, seed)
         return self.draw(*conditions, seed, temperature, top_k, top_p, shard)

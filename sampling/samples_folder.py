@@ -9,7 +9,7 @@ from slices.frame import crop
 from slices.images import save_nifti, save_png
 from slices.sheets import image_sheet
 from training.folder import run_name
-from utils import new_folder, shell, write_csv
+from utils import UserError, new_folder, shell, write_csv
 
 COLUMNS = 8  # images per row of the sheet
 SHOWN = 64  # on the sheet
@@ -68,6 +68,8 @@ def write_samples(
 
 def image_saver(folder, format, frame, pixel_size, first, end):
     """A function that saves image number i, (H, W) uint8, of first to end - 1 in turn, and returns the file's name."""
+    if format not in ("png", "npy", "nifti"):
+        raise UserError(f"the format is png, npy or nifti, not {format!r}")
     if format == "npy":  # written piece by piece: a mapped file on a full disk would kill the process
         header = {"descr": "|u1", "fortran_order": False, "shape": (end - first, *frame)}
         with open(folder / "brains.npy", "wb") as file:

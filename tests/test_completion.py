@@ -234,7 +234,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
         (["complete", "nowhere.png", "--keep", "top"], "there is no slice nowhere.png"),
         (["complete", "slice.png"], "required: --keep"),
         (["complete", "slice.png", "--keep", "top", "--num-images", "1"], "needs --num-images 2 or more"),
-        (["complete", "slice.png", "--keep", "nowhere.png"], "the mask nowhere.png cannot be read"),
+        (["complete", "slice.png", "--keep", "nowhere.png"], "--keep nowhere.png is neither"),
         (["complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
         (["complete", "slice.png", "--keep", "black.png"], "black.png keeps nothing: its brightest value is 0 of 255"),
         (["complete", "slice.png", "--keep", "speck.png"], "keeps no patch of 8x8 pixels"),

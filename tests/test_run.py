@@ -196,7 +196,7 @@ def test_it_is_told_when_a_person_was_trained_on(run, capsys):
     [
         (lambda run: run.sample(2, label="MCI"), "unknown --label MCI: this run has AD, NC and none"),
         (lambda run: run.sample(2, position=4), "unknown --position 4: this run has 0 to 3 and none"),
-        (lambda run: run.sample(0), "--num-images must be at least 1"),
+        (lambda run: run.sample(0), "num_images must be a whole number from 1"),
         (lambda run: run.sample(2, shard=(3, 3)), "2 images make 2 parts at most"),
         (lambda run: run.encode(np.zeros((2, 9, 9), np.uint8)), "images must be uint8"),
         (lambda run: run.encode(np.zeros((2, *run.frame))), "not float64"),
@@ -239,3 +239,27 @@ def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
         folders[-1].mkdir(parents=True)
     assert [folder.name for folder in folders] == ["fixed", "fixed-2", "fixed-3"]
     assert output_folder("there", run, "fixed") == Path("there")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_images": 0},
+        {"num_images": 2.5},
+        {"num_images": "4"},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"temperature": 0},
+        {"temperature": float("nan")},
+        {"temperature": "1"},
+        {"top_k": 0},
+        {"top_k": 1.5},
+        {"top_p": 0},
+        {"top_p": 2},
+        {"shard": (3, 2)},
+        {"shard": (0, 2)},
+    ],
+)
+def test_numbers_that_samples_cannot_be_drawn_with_are_refused(wrong, finished_run):
+    with pytest.raises(UserError, match="must be"):
+        Run(finished_run).sample(**wrong)

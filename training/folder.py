@@ -16,6 +16,8 @@ KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path th
 
 def run_folder(name):
     """``--run X``: a path when it has a separator, otherwise ``runs/X`` under the current folder."""
+    if not name:
+        raise UserError("--run and --resume need a name: leave them out, or give one")
     return Path(name) if "/" in name or os.sep in name else Path("runs") / name
 
 
