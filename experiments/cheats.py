@@ -14,17 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from utils import Parser, load_json, random_generator, run_script, shell, whole_file
 
-NUMBERS = (
-    "samples.frechet",
-    "samples.kid",
-    "samples.c2st",
-    "samples.patches",
-    "samples.diversity",
-    "memorisation.nn_ratio",
-    "memorisation.copies_fraction",
-)
-
-
 # ---- the generators -----------------------------------------------------------------------------
 
 
@@ -145,11 +134,12 @@ def judge(folder, number, name, images, reference, labels):
 
 
 def summarise(name, metrics):
-    """NUMBERS of a metrics.json, by how much each exceeds its null band, and those that do by more than its width."""
+    """OF_SAMPLES of a metrics.json, by how much each exceeds its null band, and those beyond by more than its width."""
+    from metrics.comparison import OF_SAMPLES
     from report.numbers import excess, value_of
 
     row, caught_by = {"generator": name}, []
-    for key in NUMBERS:
+    for key in OF_SAMPLES:
         section, metric = key.split(".")
         value, null = metrics[section][metric], metrics[section][f"{metric}_null"]
         row[metric] = value_of(value)

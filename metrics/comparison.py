@@ -7,6 +7,15 @@ from metrics.people import value_of
 from training.folder import run_folder
 from utils import UserError, load_json, shell
 
+OF_SAMPLES = (
+    "samples.frechet",
+    "samples.kid",
+    "samples.c2st",
+    "samples.patches",
+    "samples.diversity",
+    "memorisation.nn_ratio",
+    "memorisation.copies_fraction",
+)
 COMPARED = (
     "rate.bits_per_image",
     "reconstruction.ssim_brain",
@@ -15,13 +24,7 @@ COMPARED = (
     "reconstruction.tissue_dice",
     "prior.bits_per_code",
     "rate.bits_per_image_prior",
-    "samples.frechet",
-    "samples.kid",
-    "samples.c2st",
-    "samples.patches",
-    "samples.diversity",
-    "memorisation.nn_ratio",
-    "memorisation.copies_fraction",
+    *OF_SAMPLES,
 )
 
 

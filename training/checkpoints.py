@@ -5,17 +5,24 @@ import io
 import json
 import re
 import sys
+from functools import lru_cache
 
 from utils import UserError, file_sha256, git_commit, warn, whole_file
 
 PACKAGES = ("tensorflow", "keras", "numpy")
 
 
-def code_version():
-    """What the bytes of a training depend on besides its config: versions of packages, and the commit of this code."""
+def package_versions(names):
+    """The installed version of each package: dict of str."""
     import importlib.metadata as packages
 
-    return {**{name: packages.version(name) for name in PACKAGES}, "commit": git_commit()}
+    return {name: packages.version(name) for name in names}
+
+
+@lru_cache(maxsize=1)  # every checkpoint of a process has the same
+def code_version():
+    """What the bytes of a training depend on besides its config: versions of packages, and the commit of this code."""
+    return {**package_versions(PACKAGES), "commit": git_commit()}
 
 
 def save_checkpoint(folder, name, step, arrays, state):

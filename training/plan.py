@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slices.machine import cores, processor
-from training.checkpoints import last_good
+from training.checkpoints import last_good, package_versions
 from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
 from training.options import flag_of, names_of, preset_values, with_defaults
 from utils import UserError, check_folder, git_commit, new_folder, save_json, shell
@@ -213,10 +213,8 @@ def begin_run(folder, config, slices):
 
 def environment():
     """Versions, machine, date and commit: what another lab needs to repeat a run."""
-    import importlib.metadata as packages
-
     return {
-        "versions": {"python": platform.python_version(), **{name: packages.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
         "machine": {"processor": processor(), "cores": cores()},
         "format": CONFIG_FORMAT,
         "date": f"{datetime.date.today()}",
