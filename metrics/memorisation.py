@@ -136,11 +136,7 @@ def membership(bits, parts, split):
     """
     scores = {}
     for name in ("train", split):
-        part = parts[name]
-        error = [
-            np.abs(part.crops[row].astype(float) - part.reconstructions[row]).mean()
-            for row in np.flatnonzero(bits[name].kept)
-        ]
+        error = parts[name].error[bits[name].kept]
         surprise = (bits[name].prior - bits[name].positional).mean(axis=(1, 2))
         scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(bits[name].subject).mean()
     return {

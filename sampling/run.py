@@ -9,7 +9,7 @@ import pandas as pd
 
 from sampling.draws import BLOCK, check_draw, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
 from slices.frame import Box, crop, paste, to_bytes
-from slices.images import load_images
+from slices.images import load_blocks, load_images
 from slices.index import read_slices
 from slices.memory import check_cache
 from training.folder import find_beside, load_models, open_run, white_of
@@ -121,6 +121,17 @@ class Run:
             root, list(paths), self.frame, self.cache, white=white_of(self.config), beside=self.folder.absolute()
         )
 
+    def load_blocks(self, root, paths, use):
+        """What ``load`` does, without keeping the images: ``use`` is called with those (n, H, W, 1) of every block.
+
+        Returns:
+            the LoadedImages without images.
+
+        Raises:
+            UserError: none of them is readable.
+        """
+        return load_blocks(root, paths, self.frame, use, white_of(self.config))
+
     def encode(self, images):
         """Images (N, H, W) or (N, H, W, 1) uint8 in the run's frame -> codes (N, h, w) int32.
 
@@ -150,12 +161,14 @@ class Run:
         Raises:
             UserError: they are no codes of this run.
         """
+        return np.concatenate(list(self.decode_blocks(codes, what, block)))
+
+    def decode_blocks(self, codes, what="codes", block=BLOCK):
+        """What ``decode_crops`` gives, as an iterable of a block each."""
         codes = self._checked(codes)
         starts = range(0, len(codes), block)
         starts = progress(starts, desc=f"decoding {what}", unit=" blocks", leave=None) if len(starts) > 1 else starts
-        return np.concatenate(
-            [to_bytes(np.asarray(self.vqvae.decode(codes[start : start + block]))) for start in starts]
-        )
+        return (to_bytes(np.asarray(self.vqvae.decode(codes[start : start + block]))) for start in starts)
 
     def bits(self, codes, label=None, position=None):
         """-log2 p of every code given those before it: (N, h, w) float.
@@ -243,11 +256,13 @@ class Run:
 
 def encode_images(vqvae, images, box):
     """Whole frames uint8 (N, H, W, 1) -> codes (N, h, w) int32, block by block."""
-    crops = (
-        crop(images[start : start + BLOCK], box).astype(np.float32) / 255
-        for start in block_starts(len(images), "encoding")
-    )
-    return np.concatenate([np.asarray(vqvae.encode(block)) for block in crops])
+    starts = block_starts(len(images), "encoding")
+    return encode_crops(vqvae, (crop(images[start : start + BLOCK], box) for start in starts))
+
+
+def encode_crops(vqvae, blocks):
+    """Blocks of crops, uint8 (B, box height, box width, 1) each -> codes (N, h, w) int32."""
+    return np.concatenate([np.asarray(vqvae.encode(block.astype(np.float32) / 255)) for block in blocks])
 
 
 def prior_bits(prior, codes, columns, block=BLOCK):
