@@ -39,7 +39,7 @@ def test_an_array_in_a_file_is_read_like_an_array(tmp_path, dtype):
         np.flatnonzero(mask),
     ):
         assert np.array_equal(file[rows], values[rows]) and file[rows].dtype == values.dtype
-    for rows in ([9, 0, 0, 1, 2, -3], np.array([5, 6, 7, 2]), np.array([], int)):
+    for rows in ([9, 0, 0, 1, 2, -3], np.array([5, 6, 7, 2]), np.flatnonzero(mask), np.array([], int)):
         assert np.array_equal(file[rows], values[rows])
     assert np.array_equal(np.stack(list(file)), values)  # it ends where the rows do
     for wrong in (10, -11, np.array([10]), np.ones(9, bool)):
