@@ -8,12 +8,12 @@ import pandas as pd
 
 from metrics.array_file import ArrayFile
 from metrics.sets import ImageSet
-from sampling.draws import BLOCK, draw_codes
+from sampling.draws import draw_codes
 from sampling.run import encode_crops
 from slices.frame import crop
 from slices.index import condition_ids
 from slices.memory import file_folder
-from utils import UserError, block_starts, file_sha256, whole_file
+from utils import UserError, file_sha256, whole_file
 
 SAMPLE_BLOCK = 64  # grids per sampling call, always: floating-point sums differ with the shape of the batch
 
@@ -144,8 +144,7 @@ def load_part(run, cache, split, frames=False):
 
 def encode_file(vqvae, crops):
     """The codes (N, h, w) int32 of crops (N, H, W) uint8, an ArrayFile."""
-    starts = block_starts(len(crops), "encoding", BLOCK)
-    return encode_crops(vqvae, (crops[start : start + BLOCK][..., None] for start in starts))
+    return encode_crops(vqvae, lambda rows: crops[rows][..., None], len(crops))
 
 
 def decode_file(run, codes, crops, reconstructions, split):
