@@ -5,9 +5,10 @@ import pytest
 from pictures import BOXES, brain, good_files, random_images, save
 from PIL import Image
 
+import slices.images
 import slices.memory
 from slices.frame import Box, brain_crop, crop, outside, paste, whole_frame
-from slices.images import load_images
+from slices.images import load_blocks, load_images
 from utils import UserError
 
 # ---- loading ----------------------------------------------------------------------------------
@@ -34,6 +35,33 @@ def test_broken_files_are_skipped_named_and_counted(tmp_path, capsys):
     assert np.array_equal(loaded.images[..., 0], np.stack([brain(1), brain(3)]))
     said = capsys.readouterr().err
     assert "3 of 5 files" in said and "0_7.png" in said and "gone_1.png: No such file" in said
+
+
+@pytest.mark.parametrize("deep_file", [False, True])
+def test_files_that_are_handed_on_by_blocks_are_those_of_one_array(tmp_path, deep_file, monkeypatch, capsys):
+    """Broken ones, alone in a block and at its ends, are told once; the first file of 16 bits is in a late block."""
+    paths = good_files(tmp_path, 11)
+    for broken in (0, 3, 4, 5, 10):
+        (tmp_path / paths[broken]).write_text("no image")
+    if deep_file:
+        for number, brightest in ((7, 500), (9, 1600)):
+            save(tmp_path / paths[number], np.where(brain(number) > 0, brightest, 0).astype(np.uint16))
+    expected = load_images(tmp_path, paths, (30, 20))
+    said, blocks = capsys.readouterr(), []
+    monkeypatch.setattr(slices.images, "FILES_PER_BLOCK", 3)
+    loaded = load_blocks(tmp_path, paths, (30, 20), lambda block: blocks.append(block.copy()))
+    assert capsys.readouterr() == said and said.err.count("cannot be used") == 1
+    assert np.array_equal(np.concatenate(blocks), expected.images) and [len(block) for block in blocks] == [2, 3, 1]
+    assert loaded.images is None and loaded.usable.sum() == 6
+    for name, value in vars(expected).items():
+        assert name == "images" or np.array_equal(getattr(loaded, name), value), name
+    assert (loaded.white == 1600) == deep_file == ("become black to white" in said.out)
+
+
+def test_no_readable_image_among_blocks_is_refused(tmp_path):
+    (tmp_path / "1_1.png").write_text("no image")
+    with pytest.raises(UserError, match="no readable image"):
+        load_blocks(tmp_path, ["1_1.png"], (24, 20), None)
 
 
 def test_a_decompression_bomb_is_skipped(tmp_path, monkeypatch):
