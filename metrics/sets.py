@@ -8,13 +8,17 @@ from sklearn.decomposition import PCA
 
 from metrics.anatomy import anatomy
 from metrics.images import half_size, ring_sums
-from slices.frame import as_grey, brain_mask
+from slices.frame import as_grey, brain_mask, to_bytes
 from slices.processes import parallel
+from utils import random_generator
 
 COMPONENTS = 32  # of the principal components that describe a slice; the Fréchet distance takes the first 16
 BANDS = 16  # of radial power
 LEVELS = 4  # of the Laplacian pyramid whose moments describe the texture
+DETAIL = BANDS + 1  # the column of the texture with the strength of fine detail: the deviation of the finest level
 PATCH, PATCH_LEVELS, PATCHES = 7, 3, 16  # side in pixels, levels of the pyramid, patches per image and level
+DIRECTIONS, THRESHOLDS = 24, 24  # that patches are projected on, and counted below
+FLAT = 0.25  # of the pixels of the brain, those where the slice changes least, tell the noise
 
 
 @dataclass
@@ -42,6 +46,11 @@ def replace_images(images, others):
     return replace(images, images=others)
 
 
+def join(*sets):
+    """Several sets of one kind, ImageSets or DescribedSets, one after the other."""
+    return replace(sets[0], **{name: np.concatenate([vars(one)[name] for one in sets]) for name in vars(sets[0])})
+
+
 def as_samples(reference, images):
     """Images (N, H, W) that stand for the slices of the reference one by one, each a person of its own."""
     return replace(reference, images=images, person=sample_names(len(images)))
@@ -57,16 +66,20 @@ class DescribedSet(ImageSet):
     """An ImageSet with what ``Yardstick.describe`` measured on each slice.
 
     Attributes:
+        images: (N, H / 2, W / 2) uint8, at half size: hundreds of sets are drawn from one.
         shape: (N, C) principal components of the half-size slice, the mean of its position removed.
         texture: (N, BANDS + 4 LEVELS) log radial power, and moments in the brain of four Laplacian levels.
         anatomy: (N, 6) z-scores among the training people at that position; NaN where there is no brain.
-        patches: (N, PATCH_LEVELS, PATCHES, PATCH²) float32, drawn in the brain; NaN where there is no room.
+        patches: (N, PATCH_LEVELS · DIRECTIONS · THRESHOLDS) float32, the share of a slice's patches that fall below each
+            threshold in each direction; NaN where none fits into the brain.
+        noise: (N,) strength of the finest detail where the tissue is flat, in grey levels of [0, 1]; NaN without a brain.
     """
 
     shape: np.ndarray
     texture: np.ndarray
     anatomy: np.ndarray
     patches: np.ndarray
+    noise: np.ndarray
 
 
 class Yardstick:
@@ -115,6 +128,20 @@ class Yardstick:
         patches = np.stack(parallel(lambda image: draw_patches(*pyramid_of(image, brain_mask(image))), images, track))
         count = np.isfinite(patches).sum(axis=(0, 2, 3), keepdims=True)
         self.patch_rms = np.sqrt(np.nansum(patches**2, axis=(0, 2, 3), keepdims=True) / np.maximum(count, 1)) + 1e-9
+        directions = random_generator(0, "patch directions").standard_normal((PATCH**2, DIRECTIONS))
+        self.directions = (directions / np.linalg.norm(directions, axis=0)).astype(np.float32)
+        projected = (patches / self.patch_rms) @ self.directions  # (N, PATCH_LEVELS, PATCHES, DIRECTIONS)
+        ranks = (np.arange(THRESHOLDS) + 0.5) / THRESHOLDS
+        missing = not np.isfinite(projected).any()
+        pooled = np.zeros(1) if missing else projected[np.isfinite(projected)]
+        self.thresholds = np.quantile(pooled, ranks).astype(np.float32)
+
+    def patch_shares(self, patches):
+        """Patches of a slice (PATCH_LEVELS, PATCHES, PATCH²) → the share below each threshold in each direction."""
+        projected = (patches / self.patch_rms[0]) @ self.directions  # (PATCH_LEVELS, PATCHES, DIRECTIONS)
+        shares = (projected[..., None] < self.thresholds).mean(axis=1, dtype=np.float32)
+        shares[np.isnan(projected).any(axis=(1, 2))] = np.nan
+        return shares.ravel()
 
     def shape_of(self, images):
         """The principal components of an ImageSet, (N, C) float."""
@@ -124,12 +151,20 @@ class Yardstick:
     def describe(self, images, track=iter):
         """An ImageSet as a DescribedSet."""
         place = images.position.clip(0, len(self.position_means) - 1)
-        measured = parallel(describe_slice, images.images, track)
-        texture, values, patches = (np.stack(column) for column in zip(*measured, strict=True))
+
+        def measure(image):
+            texture, values, patches, noise = describe_slice(image)
+            return texture, values, self.patch_shares(patches), noise
+
+        measured = parallel(measure, images.images, track)
+        texture, values, patches, noise = (np.stack(column) for column in zip(*measured, strict=True))
         z_scores = (values - self.anatomy_means[place]) / self.anatomy_sds[place]
         plain = {field.name: getattr(images, field.name) for field in fields(ImageSet)}
+        plain["images"] = np.concatenate(
+            [to_bytes(half_size(images.images[i : i + 256] / np.float32(255))) for i in range(0, len(images.images), 256)]
+        )
         return DescribedSet(
-            **plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores, patches=patches / self.patch_rms[0]
+            **plain, shape=self.shape_of(images), texture=texture, anatomy=z_scores, patches=patches, noise=noise
         )
 
 
@@ -141,10 +176,29 @@ def small_vectors(images):
 
 
 def describe_slice(image):
-    """Texture, anatomy and patches of one slice (H, W) uint8."""
+    """Texture, anatomy, patches and noise of one slice (H, W) uint8."""
     mask = brain_mask(image)
     bands, masks = pyramid_of(image, mask)
-    return texture(as_grey(image), bands, masks), anatomy(image, mask), draw_patches(bands, masks)
+    grey = as_grey(image)
+    return texture(grey, bands, masks), anatomy(image, mask), draw_patches(bands, masks), noise_of(grey, bands[0], mask)
+
+
+def noise_of(image, finest, mask):
+    """How strong the finest detail is in flat tissue: its median absolute deviation, scaled to a standard deviation.
+
+    Flat are the FLAT pixels of the brain, its border left out, where the smoothed slice is least steep.
+
+    Args:
+        image: (H, W) float in [0, 1].
+        finest: (H, W), the finest level of its Laplacian pyramid.
+        mask: (H, W) bool, its brain.
+    """
+    inside = ndimage.binary_erosion(mask, iterations=3)
+    if not inside.any():
+        return np.nan
+    steepness = ndimage.gaussian_gradient_magnitude(image, 2)[inside]
+    flat = finest[inside][steepness <= np.quantile(steepness, FLAT)]
+    return float(1.4826 * np.median(np.abs(flat - np.median(flat))))
 
 
 def pyramid_of(image, mask):

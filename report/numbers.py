@@ -106,17 +106,9 @@ MANIFOLD = tuple(
 )
 
 WORSE = {
-    "frechet": "high",
-    "frechet_real": "high",
-    "kid": "high",
-    "c2st": "high",
-    "patches": "high",
-    "copies_fraction": "high",
-    "nn_ratio": "low",
-    "precision": "low",
-    "recall": "low",
-    "density": "low",
-    "coverage": "low",
+    **dict.fromkeys(("frechet", "kid", "patches", "spectrum_gap", "detail_auc", "copies_fraction"), "high"),
+    **dict.fromkeys(("two_sample_auc", "two_sample_auc_shape", "two_sample_auc_texture"), "high"),
+    **dict.fromkeys(("precision", "recall", "density", "coverage", "nn_ratio"), "low"),
 }  # either side is for every other
 
 
