@@ -2,23 +2,20 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import linalg, stats
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.model_selection import StratifiedGroupKFold
 
 from metrics.anatomy import anatomy_effects
 from metrics.images import ms_ssim
+from metrics.measured import BANDS, DETAIL
 from metrics.people import jackknife
-from metrics.sets import BANDS, DETAIL
 from utils import evenly
 
 FRECHET_COMPONENTS = 16  # of those that describe a slice
 PAIRS = 100  # of images that diversity is measured on
-AUC_SLICES = 400  # of a set that the classifiers see, evenly spaced: more take long, and tell more
+AUC_SLICES = 300  # of a set that the classifiers see, evenly spaced: more take long, and tell more
 SPECTRUM = 8  # bands of the spectrum that are told apart
 FEATURES = {"": ("shape", "texture"), "_shape": ("shape",), "_texture": ("texture",)}  # of the three classifiers
 
@@ -139,15 +136,19 @@ def patch_distance(samples, reference):
     consolidation*, §3). Pairs of slices of one person are left out, so that it may be below 0 where nothing differs. None where
     no patch fits into any brain, or a set has one person.
     """
-    known = [np.isfinite(side.patches).all(axis=1) for side in (samples, reference)]
-    sides = [
-        (side.patches[rows], side.person[rows]) for side, rows in zip((samples, reference), known, strict=True)
-    ]
-    if min(len(set(person)) for _, person in sides) < 2:
-        return None
-    means = [shares.mean(axis=0, dtype=np.float64) for shares, _ in sides]
-    within = [square_between_people(*side) for side in sides]
-    return float(1000 * (sum(within) - 2 * means[0] @ means[1]) / len(means[0]))
+    distances = []
+    for level in range(samples.patches.shape[1]):
+        known = [np.isfinite(side.patches[:, level, 0]) for side in (samples, reference)]
+        sides = [
+            (side.patches[rows, level], side.person[rows])
+            for side, rows in zip((samples, reference), known, strict=True)
+        ]
+        if min(len(set(person)) for _, person in sides) < 2:
+            continue
+        means = [shares.mean(axis=0, dtype=np.float64) for shares, _ in sides]
+        squares = sum(square_between_people(*side) for side in sides) - 2 * means[0] @ means[1]
+        distances.append(float(1000 * squares / len(means[0])))
+    return float(np.mean(distances)) if distances else None
 
 
 def square_between_people(features, person):
@@ -190,22 +191,41 @@ def noise_ratio(samples, reference):
 def two_sample_aucs(samples, reference):
     """How well classifiers tell two DescribedSets apart (C2ST, Lopez-Paz & Oquab 2017): a dict of AUC, 0.5 is chance.
 
-    RBF support vector machines that see shape, texture, or both; all slices of a person are in one fold.
+    RBF machines that see shape, texture, or both; all slices of a person are in one fold.
     """
     sides = [side.take(np.array(evenly(np.arange(len(side.person)), AUC_SLICES))) for side in (samples, reference)]
     side = np.repeat([0, 1], [len(one.person) for one in sides])
     groups = np.concatenate([np.char.add(mark, one.person.astype(str)) for mark, one in zip("ab", sides, strict=True)])
     folds = min(5, *(len(set(one.person)) for one in sides))
     if folds < 2:
-        return dict.fromkeys((f"two_sample_auc{name}" for name in FEATURES))
+        return dict.fromkeys(f"two_sample_auc{name}" for name in FEATURES)
     splits = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(side, side, groups))
-    classifier = make_pipeline(StandardScaler(), SVC())
     result = {}
     for name, kinds in FEATURES.items():
         features = np.concatenate([np.hstack([getattr(one, kind) for kind in kinds]) for one in sides])
-        scores = cross_val_predict(classifier, features, side, cv=splits, method="decision_function")
-        result[f"two_sample_auc{name}"] = float(roc_auc_score(side, scores))
+        result[f"two_sample_auc{name}"] = float(roc_auc_score(side, held_out_scores(features, 2.0 * side - 1, splits)))
     return result
+
+
+def held_out_scores(features, target, splits):
+    """What least-squares support vector machines say of the people that they have not seen, (N,) float.
+
+    Suykens & Vandewalle 1999: a regression on ± 1 with the RBF kernel of width the number of features and a ridge of 1,
+    as ``sklearn.svm.SVC`` sets them. All folds come from one inverse (An et al. 2007), forty times as fast as to fit each.
+
+    Args:
+        features: (N, C) float.
+        target: (N,) of ± 1.
+        splits: list of (training rows, held-out rows).
+    """
+    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
+    kernel = np.exp(-cdist(features, features, "sqeuclidean") / features.shape[1])
+    kernel[np.diag_indices_from(kernel)] += 1.0
+    inverse = linalg.inv(kernel + 1.0, check_finite=False)  # a bias of variance 1 among the weights
+    solution, scores = inverse @ target, np.empty(len(target))
+    for _, rows in splits:
+        scores[rows] = target[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], solution[rows])
+    return scores
 
 
 # ---- coverage and variety -----------------------------------------------------------------------

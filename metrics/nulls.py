@@ -96,13 +96,17 @@ def enough_people(fitted, pool, reference):
     for label, wanted in people_by_label(reference).items():
         found = people_by_label(pool).get(label, 0)
         if found < wanted:
-            return f"too few people to cross-fit: {found} of a label in half of the training people, {wanted} in the split"
+            return (
+                f"too few people to cross-fit: {found} of a label in half of the training people, {wanted} in the split"
+            )
     return None
 
 
 def people_by_label(images):
     """dict of label → how many people of an ImageSet have it."""
-    labels, counts = np.unique([label for _, label in set(zip(images.person, images.label, strict=True))], return_counts=True)
+    labels, counts = np.unique(
+        [label for _, label in set(zip(images.person, images.label, strict=True))], return_counts=True
+    )
     return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 

@@ -8,19 +8,12 @@ from metrics.anatomy import label_effects
 from metrics.copies import plant_copies
 from metrics.distances import distance_intervals, set_statistics
 from metrics.images import mean_spectrum
-from metrics.nulls import (
-    NULL_DRAWS,
-    band,
-    enough_people,
-    gaussian_images,
-    halve,
-    people_by_label,
-    random_split,
-)
+from metrics.measured import ImageSet, as_samples, join, replace_images, sample_names
+from metrics.nulls import NULL_DRAWS, band, enough_people, gaussian_images, halve, people_by_label, random_split
 from metrics.parts import sample_codes
 from metrics.people import for_nulls
 from metrics.reasons import put
-from metrics.sets import ImageSet, Yardstick, as_samples, join, replace_images, sample_names
+from metrics.sets import Yardstick
 from metrics.verdicts import LEVEL, TOLD_APART, judge
 from slices.processes import parallel
 from utils import random_generator, tracker
@@ -266,7 +259,12 @@ def measure_against(name, described, reference, pooled, draws, shape_rms, why_no
         p, verdict = verdicts[name]
         put(target, key, intervals.get(name, value), key)
         bands = [band(one[name] for one in side) for side in (perfect, others)]
-        put(target, f"{key}_null", {"perfect_prior": bands[0], "other_people": bands[1]} if bands[0] else None, why_no_null)
+        put(
+            target,
+            f"{key}_null",
+            {"perfect_prior": bands[0], "other_people": bands[1]} if bands[0] else None,
+            why_no_null,
+        )
         put(target, f"{key}_p", p, why_no_null)
         target[f"{key}_verdict"] = verdict
         for generator in generators:
