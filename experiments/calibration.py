@@ -93,7 +93,7 @@ def repeat(everyone, measured, sizes, repetition, audit):
 
     roles = draw_roles(everyone, *sizes, random_generator(0, "calibration", repetition))
     sets = sets_of(measured, roles, repetition, random_generator(0, "perfect generator", repetition))
-    result, _ = measure_samples(sets, repetition, [])
+    result, _ = measure_samples(sets, repetition, [], other_people=False)
     against = result["against_real"]
     row = {
         "told_apart": against["told_apart"],

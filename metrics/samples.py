@@ -158,19 +158,21 @@ def spectra_of(sets):
 # ---- the section samples ------------------------------------------------------------------------
 
 
-def measure_samples(sets, seed, notes):
+def measure_samples(sets, seed, notes, other_people=True):
     """The section samples of metrics.json, and the Yardstick.
 
     Args:
         sets: Sets.
         seed: int from 0, of the principal components and of the random splits of the null bands.
         notes: list of str, to which is added what a reader must know.
+        other_people: whether to draw the band of another group of people, which no verdict needs.
     """
     yardstick = Yardstick(sets.fitted, seed, tracker("yardstick", len(sets.fitted.images)))
     described = describe_sets(sets, yardstick)
     why_no_null = "there are no training people to draw from" if not len(sets.pool.images) else None
     why_no_null = why_no_null or enough_people(sets.fitted, sets.pool, sets.reference)
     draws = [] if why_no_null else draw_splits(sets, seed)
+    draws = draws if other_people else [draw._replace(other_people=None) for draw in draws]
     result = {
         "slices_per_set": len(sets.reference.images),
         "people": len(set(sets.reference.person)),
@@ -239,11 +241,12 @@ def measure_against(name, described, reference, pooled, draws, shape_rms, why_no
     }
 
     def null(draw):
-        drawn, perfect, others = (pooled.take(rows) for rows in draw)
-        return (
-            set_statistics(perfect, drawn, drawn.person, shape_rms),
-            set_statistics(others, drawn, others.person, shape_rms),
-        )
+        drawn, perfect = pooled.take(draw.reference), pooled.take(draw.perfect_prior)
+        score = set_statistics(perfect, drawn, drawn.person, shape_rms)
+        if draw.other_people is None:
+            return score, dict.fromkeys(score)
+        others = pooled.take(draw.other_people)
+        return score, set_statistics(others, drawn, others.person, shape_rms)
 
     track = tracker(f"null bands {name.replace('_', ' ')}", len(draws))
     nulls = parallel(null, draws, track) if draws else []
