@@ -3,9 +3,9 @@
     python dataset.py demo --people 400 --out demo400 --image-size 120 128
     python experiments/calibration.py --data demo400 --out ReducedResults/calibration.json
 
-The generator's samples are slices of fresh simulated people, each of another person as far as they last: nothing is better. In
-every repetition people are drawn anew: some to train on, of whom half fit the yardstick; some to be the split; the rest
-play the generator. Counted is how often any number is told apart though nothing differs, how often the 95 %
+The generator's samples are slices of fresh simulated people, each of another person as far as they last: nothing is
+better. In every repetition people are drawn anew: some to train on, of whom half fit the yardstick; some to be the split;
+the rest play the generator. Counted is how often any number is told apart though nothing differs, how often the 95 %
 intervals of the distances hold the truth, which is 0, and how often the audit takes samples for copies.
 """
 
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from utils import Parser, number, random_generator, run_script, tracker
 
+BLOCK = 10  # repetitions at a time in one process
 DISTANCES = ("frechet", "kid", "patches")  # whose truth is 0, for a perfect generator
 
 
@@ -80,28 +81,26 @@ def sets_of(everyone, roles, seed, random):
     )
 
 
-def repeat(everyone, measured, sizes, repetition, audit):
-    """One repetition: a dict of what was told apart, of the intervals that hold the truth, and of the audit's alarm.
+def repeat(everyone, measured, sizes, repetitions, audits):
+    """Some repetitions, a list of dicts: what was told apart, the distances, and the audit's alarm.
 
     Args:
         everyone, measured: all people as an ImageSet, and as a MeasuredSet.
         sizes: how many people to train on, and in the split.
-        repetition: int, what is random depends on it.
-        audit: whether to search for copies, too.
+        repetitions: range; what is random depends on their numbers.
+        audits: how many of all repetitions, the first, search for copies, too.
     """
+    return [repeat_once(everyone, measured, sizes, number, number < audits) for number in repetitions]
+
+
+def repeat_once(everyone, measured, sizes, repetition, audit):
+    """One row of ``repeat``."""
     from metrics.samples import measure_samples
 
     roles = draw_roles(everyone, *sizes, random_generator(0, "calibration", repetition))
     sets = sets_of(measured, roles, repetition, random_generator(0, "perfect generator", repetition))
-    result, _ = measure_samples(sets, repetition, [], other_people=False)
-    against = result["against_real"]
-    row = {
-        "told_apart": against["told_apart"],
-        "tests": against["tests"],
-        "uncorrected": len(against["told_apart"]),
-        "covered": {name: against[name]["low"] <= 0 <= against[name]["high"] for name in DISTANCES},
-        "values": {name: against[name]["value"] for name in DISTANCES},
-    }
+    against = measure_samples(sets, repetition, [], other_people=False)[0]["against_real"]
+    row = {name: against[name] for name in ("told_apart", "tests", *DISTANCES)}
     if audit:
         same = sets_of(everyone, roles, repetition, random_generator(0, "perfect generator", repetition))
         row["alarm"] = audited(everyone.take(roles[0]), same, repetition)
@@ -127,13 +126,16 @@ def summarise(rows):
         interval = binomtest(sum(happened), len(happened)).proportion_ci()
         return {"value": sum(happened) / len(happened), "low": float(interval.low), "high": float(interval.high)}
 
+    def covers(interval):
+        return interval["low"] <= 0 <= interval["high"]
+
     told = [name for row in rows for name in row["told_apart"]]
     alarms = [row["alarm"] for row in rows if "alarm" in row]
     return {
         "false_red": share([bool(row["told_apart"]) for row in rows]),
         "told_apart": {name: told.count(name) for name in sorted(set(told))},
-        "coverage": {name: share([row["covered"][name] for row in rows]) for name in DISTANCES},
-        "mean_distance": {name: sum(row["values"][name] for row in rows) / len(rows) for name in DISTANCES},
+        "coverage": {name: share([covers(row[name]) for row in rows]) for name in DISTANCES},
+        "mean_distance": {name: sum(row[name]["value"] for row in rows) / len(rows) for name in DISTANCES},
         "audit_false_alarm": share(alarms) if alarms else None,
         "audits": len(alarms),
         "repetitions": len(rows),
@@ -157,15 +159,16 @@ def main(argv):
     flags = parser.parse_args(argv)
     from experiments.results import replace_sections
     from metrics.measured import measure_slices
+    from slices.processes import in_processes
 
     everyone = load_people(flags.data)
     measured = measure_slices(everyone, tracker("measuring slices", len(everyone.images)))
-    rows = []
-    for repetition in range(flags.repetitions):
-        rows.append(repeat(everyone, measured, (flags.training, flags.split), repetition, repetition < flags.audits))
-        if len(rows) % 10 == 0 or len(rows) == flags.repetitions:
-            sizes = {"training_people": flags.training, "split_people": flags.split}
-            replace_sections(flags.out, summarise(rows) | sizes)
+    sizes = flags.training, flags.split
+    blocks = [range(start, min(start + BLOCK, flags.repetitions)) for start in range(0, flags.repetitions, BLOCK)]
+    jobs, rows = [(everyone, measured, sizes, block, flags.audits) for block in blocks], []
+    for block in in_processes(repeat, jobs):
+        rows += block
+        replace_sections(flags.out, {"training_people": sizes[0], "split_people": sizes[1]} | summarise(rows))
 
 
 if __name__ == "__main__":
