@@ -134,8 +134,7 @@ def measure_codes(run, cache, parts, split, baseline):
     Returns:
         dict of split → CodeBits; and the sections rate, codebook and prior of metrics.json.
     """
-    brain = {name: brain_cells(part.crops, run.code_grid) for name, part in parts.items()}
-    bits = {name: split_bits(run, cache, name, part, baseline, brain[name]) for name, part in parts.items()}
+    bits = {name: split_bits(run, cache, name, part, baseline) for name, part in parts.items()}
     num_codes, num_cells = run.config["num_codes"], run.code_grid[0] * run.code_grid[1]
     prior = prior_section(bits, split, num_codes)
     per_code = value_of(prior[f"bits_per_code_{split}"])
@@ -147,14 +146,15 @@ def measure_codes(run, cache, parts, split, baseline):
         "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
         "bits_per_image_prior": per_code * num_cells,
     }
-    codes, in_brain = parts[split].codes, parts[split].codes[brain[split]]
+    codes = parts[split].codes
+    in_brain = codes[brain_cells(parts[split].crops, run.code_grid)]
     codebook = codebook_metrics(codes, num_codes)
     perplexity = codebook_metrics(in_brain, num_codes)["perplexity"] if len(in_brain) else None
     put(codebook, "perplexity_brain", perplexity, "cells")
     return bits, rate, codebook, prior
 
 
-def split_bits(run, cache, name, part, baseline, brain):
+def split_bits(run, cache, name, part, baseline):
     """The CodeBits of a split, on as many people as nulls are drawn from."""
     kept = for_nulls(part.slices["subject"].to_numpy())
     subject, codes = part.slices["subject"].to_numpy()[kept], part.codes[kept]
@@ -167,7 +167,7 @@ def split_bits(run, cache, name, part, baseline, brain):
         prior=likelihood,
         positional=positional,
         unigram=-np.log2(baseline.unigram)[codes],
-        brain=brain[kept],
+        brain=brain_cells(part.crops, run.code_grid, np.flatnonzero(kept)),
         subject=subject,
         kept=kept,
     )
@@ -202,14 +202,19 @@ def bits_by_person(values, subjects, cells=None):
     return mean_by_person(rows, subjects)["bits"]
 
 
-def brain_cells(crops, grid):
-    """(N, h, w) bool: the cells of the code grid (h, w) that touch the brain of the slices (N, H, W) uint8."""
+def brain_cells(crops, grid, rows=None):
+    """(R, h, w) bool: the cells of the code grid (h, w) that touch the brain of slices.
+
+    Args:
+        crops: (N, H, W) uint8, in memory or in a file.
+        rows: (R,) int, which of them (default: all).
+    """
     (h, w), (height, width) = grid, crops.shape[1:]
 
-    def cells(crop):
-        return brain_mask(crop).reshape(h, height // h, w, width // w).any(axis=(1, 3))
+    def cells(row):
+        return brain_mask(crops[row]).reshape(h, height // h, w, width // w).any(axis=(1, 3))
 
-    return np.stack(parallel(cells, crops))
+    return np.stack(parallel(cells, range(len(crops)) if rows is None else rows))
 
 
 @dataclass

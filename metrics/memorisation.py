@@ -5,10 +5,12 @@ import pandas as pd
 from scipy import stats
 
 from metrics.copies import CopySearch, nearest_windows
-from metrics.nulls import NULL_DRAWS, band, draw_null
 from metrics.people import auc_interval
 from metrics.reasons import put
+from utils import evenly, random_generator
 
+NULL_SLICES = 500  # of training people, that are searched for with their own slices left out
+DRAWS = 200  # of the people of a null
 SAME = 1e-5  # a distance that rounding may leave between one image and itself
 
 
@@ -17,12 +19,13 @@ def measure_memorisation(sets, seed):
 
     Args:
         sets: Sets.
-        seed: int, of the people that stand for those of the reference in the null bands.
+        seed: int, of the people that are drawn for the null bands.
     """
-    distance, nearest = search_copies(sets)
+    null_rows = evenly(np.arange(len(sets.pool.person)), NULL_SLICES)
+    distance, nearest = search_copies(sets, null_rows)
     threshold = float(np.quantile(distance["planted"], 0.95))
     below = {name: values <= threshold for name, values in distance.items()}
-    draws = [draw_null(sets.pool, sets.reference, seed, draw)[1] for draw in range(NULL_DRAWS)]
+    draws = draw_people(sets.pool.person[null_rows], len(set(sets.reference.person)), seed)
     false_alarm, unseen = float(below["unseen"].mean()), np.median(distance["unseen"])
     result = {
         "searched_samples": len(below["samples"]),
@@ -39,7 +42,7 @@ def measure_memorisation(sets, seed):
     ratios = [np.median(distance["null"][rows]) / unseen for rows in draws] if unseen > SAME else []
     put(result, "nn_ratio", ratio, "nn_ratio")
     put(result, "nn_ratio_null", band(ratios), "nn_ratio")
-    local, local_excess = measure_local_copies(sets)
+    local, local_excess = measure_local_copies(sets, null_rows)
     excess = more_than_chance(below["samples"], np.concatenate([below["unseen"], below["null"]])) or local_excess
     result |= local | {"flagged": bool(excess)}
     result["verdict"] = verdict(result, below["samples"].mean())
@@ -61,13 +64,38 @@ def share_beyond(name, share, false_alarm):
     }
 
 
-def search_copies(sets):
-    """The distance of slices to the nearest of training, by what they are; and the row nearest to each sample."""
+def draw_people(person, count, seed):
+    """DRAWS times the rows of ``count`` people, who are drawn with replacement: a list of (n,) int.
+
+    Args:
+        person: (N,) of str, of every row.
+        seed: int.
+    """
+    rows = list(pd.DataFrame({"person": person}).groupby("person").indices.values())
+    random = random_generator(seed, "null people")
+    return [np.concatenate([rows[i] for i in random.integers(0, len(rows), count)]) for _ in range(DRAWS)]
+
+
+def band(values):
+    """{"value", "low", "high"}: the median of values and where 95 % of them lie, or None where there are none."""
+    if not len(values):
+        return None
+    low, median, high = np.percentile(values, [2.5, 50, 97.5])
+    return {"value": float(median), "low": float(low), "high": float(high)}
+
+
+def search_copies(sets, null_rows):
+    """The distance of slices to the nearest of training, by what they are; and the row nearest to each sample.
+
+    Args:
+        sets: Sets.
+        null_rows: the rows of the pool that are searched for, each without its own person's slices.
+    """
     search = CopySearch(sets.search)
     unseen, _ = search.nearest(sets.reference, "unseen people")
     planted, _ = search.nearest(sets.planted, "planted copies")
     samples, nearest = search.nearest(sets.all_samples, "samples")
-    null, _ = search.nearest(sets.pool, "training people, each without their own slices")
+    null, _ = search.nearest(sets.pool.take(null_rows), "training people, each without their own slices")
     return {"unseen": unseen, "planted": planted, "samples": samples, "null": null}, nearest
 
 
@@ -104,17 +132,17 @@ def more_than_chance(samples, clean):
     return bool(stats.binom.sf(samples.sum() - 1, len(samples), rate) < 0.01)
 
 
-def measure_local_copies(sets):
+def measure_local_copies(sets, null_rows):
     """copies_local of the section memorisation, and whether there are more than chance would make."""
     codes = sets.codes
     if codes is None:
         return {"copies_local": None, "copies_local_why": "images without codes have no windows of codes"}, False
-    own = [np.flatnonzero(sets.search.person == person) for person in sets.pool.person]
+    own = [np.flatnonzero(sets.search.person == person) for person in sets.pool.person[null_rows]]
     agreement = {
         "unseen": nearest_windows(codes.reference, codes.search),
         "planted": nearest_windows(codes.planted, codes.search),
         "samples": nearest_windows(codes.samples, codes.search),
-        "null": nearest_windows(codes.search[codes.pool_rows], codes.search, own.__getitem__),
+        "null": nearest_windows(codes.search[codes.pool_rows[null_rows]], codes.search, own.__getitem__),
     }
     threshold = np.quantile(agreement["planted"], 0.05)
     above = {name: values >= threshold for name, values in agreement.items()}
@@ -136,11 +164,7 @@ def membership(bits, parts, split):
     """
     scores = {}
     for name in ("train", split):
-        part = parts[name]
-        error = [
-            np.abs(part.crops[row].astype(float) - part.reconstructions[row]).mean()
-            for row in np.flatnonzero(bits[name].kept)
-        ]
+        error = parts[name].error[bits[name].kept]
         surprise = (bits[name].prior - bits[name].positional).mean(axis=(1, 2))
         scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(bits[name].subject).mean()
     return {

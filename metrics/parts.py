@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from metrics.array_file import ArrayFile
 from metrics.sets import ImageSet
 from sampling.draws import draw_codes
-from sampling.run import encode_images
+from sampling.run import encode_crops
 from slices.frame import crop
 from slices.index import condition_ids
+from slices.memory import file_folder
 from utils import UserError, file_sha256, whole_file
 
 SAMPLE_BLOCK = 64  # grids per sampling call, always: floating-point sums differ with the shape of the batch
@@ -24,24 +26,30 @@ class Part:
         slices: DataFrame, their rows of the index.
         columns: dict of label and position, (N,) int32: the prior's conditions, ids from 1, 0 for an unknown label.
         codes: (N, h, w) int32.
-        crops, reconstructions: (N, H, W) uint8, in the crop box.
+        crops, reconstructions: ArrayFiles (N, H, W) uint8, in the crop box.
+        error: (N,) float32, the mean absolute difference of crop and reconstruction in grey levels, 0 … 255.
         fingerprint: str, of the pixels.
-        images: (N, frame, 1) uint8, as they are on disk; None where nobody asked for them, for they are the largest.
+        images: ArrayFile (N, frame, 1) uint8, as they are on disk; None where nobody asked for them.
     """
 
     slices: pd.DataFrame
     columns: dict
     codes: np.ndarray
-    crops: np.ndarray
-    reconstructions: np.ndarray
+    crops: ArrayFile
+    reconstructions: ArrayFile
+    error: np.ndarray
     fingerprint: str
-    images: np.ndarray = None
+    images: ArrayFile = None
 
     def image_set(self, images, rows=slice(None)):
-        """Some rows of the part as an ImageSet with these images (N, H, W) uint8."""
+        """Some rows of the part, an index or a mask, as an ImageSet with these images (N, H, W) uint8, in memory."""
+        return self.searched_set(images).take(rows)
+
+    def searched_set(self, images):
+        """The whole part as an ImageSet whose images stay where they are."""
         return ImageSet(
             images, self.columns["label"], self.columns["position"] - 1, self.slices["subject"].to_numpy().astype(str)
-        ).take(rows)
+        )
 
 
 class Cache:
@@ -99,24 +107,54 @@ def load_parts(run, cache, split):
 def load_part(run, cache, split, frames=False):
     """The Part of one split; with ``frames`` it has the images as they are on disk.
 
+    What there is of every slice goes into files block by block, so that no split need fit into memory.
+
     Raises:
-        UserError: fewer than two people of a split that is needed have readable slices.
+        UserError: fewer than two people of a split that is needed have readable slices, or there is no room for a file.
     """
     slices = run.slices[run.slices["split"] == split]
-    loaded = run.load(run.data, slices["path"])
+
+    def array_file(*shape):
+        return ArrayFile((len(slices), *shape), np.uint8, file_folder(run.cache, cache.folder.absolute()))
+
+    crops, reconstructions = (array_file(*run.box[2:]) for _ in range(2))
+    images = array_file(*run.frame, 1) if frames else None
+
+    def keep(block):
+        crops.append(crop(block, run.box)[..., 0])
+        if frames:
+            images.append(block)
+
+    loaded = run.load_blocks(run.data, slices["path"], keep)
     slices = slices[loaded.usable].reset_index(drop=True)
     if (frames or split == "train") and slices["subject"].nunique() < 2:
         raise UserError(f"fewer than two {split} people in {run.data} have readable slices: nothing can be measured")
-    codes = cache.kept(f"codes-{split}", loaded.fingerprint, lambda: encode_images(run.vqvae, loaded.images, run.box))
+    codes = cache.kept(f"codes-{split}", loaded.fingerprint, lambda: encode_file(run.vqvae, crops))
     return Part(
         slices=slices,
         columns=condition_ids(slices, run.labels),
         codes=codes,
-        crops=crop(loaded.images, run.box)[..., 0],
-        reconstructions=run.decode_crops(codes, split),
+        crops=crops,
+        reconstructions=reconstructions,
+        error=decode_file(run, codes, crops, reconstructions, split),
         fingerprint=loaded.fingerprint,
-        images=loaded.images if frames else None,
+        images=images,
     )
+
+
+def encode_file(vqvae, crops):
+    """The codes (N, h, w) int32 of crops (N, H, W) uint8, an ArrayFile."""
+    return encode_crops(vqvae, lambda rows: crops[rows][..., None], len(crops))
+
+
+def decode_file(run, codes, crops, reconstructions, split):
+    """Append what codes (N, h, w) are decoded to; the mean absolute error (N,) float32 of each against its crop."""
+    errors = []
+    for decoded in run.decode_blocks(codes, split):
+        reconstructions.append(decoded)
+        originals = crops[len(reconstructions) - len(decoded) : len(reconstructions)]
+        errors.append(np.abs(originals.astype(np.int16) - decoded).mean(axis=(1, 2), dtype=np.float64))
+    return np.concatenate(errors).astype(np.float32)
 
 
 def sample_codes(run, cache, label, position, count, seed=0, **sampling):

@@ -103,7 +103,7 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
             "positional": as_samples(reference, positional),
             "gaussian": as_samples(reference, gaussian_images(fitted, reference.position, seed)),
         },
-        search=training.image_set(training.reconstructions),
+        search=training.searched_set(training.reconstructions),
         all_samples=samples,
         planted=planted,
         labels=run.labels,

@@ -21,6 +21,7 @@ from utils import UserError, progress, warn, whole_file
 
 NAMES_SHOWN = 10
 FILES_PER_TASK = 32
+FILES_PER_BLOCK = 512  # of load_blocks
 
 
 def first_of(names):
@@ -37,7 +38,8 @@ class LoadedImages:
     """What ``load_images`` makes of M files, N of them usable.
 
     Attributes:
-        images: (N, H, W, 1) uint8, in the order of the usable paths; in memory, or memory-mapped.
+        images: (N, H, W, 1) uint8, in the order of the usable paths; in memory, or memory-mapped. None where they
+            were handed on block by block.
         paths: list of the N usable paths.
         usable: (M,) bool.
         problems: list of (path, reason), in the order of the paths.
@@ -111,7 +113,67 @@ def load_images(
         for new, old in enumerate(rows):
             if new != old:
                 images[new] = images[old]
-    return _as_loaded(images[: len(rows)], paths, usable, checks, white)
+    return _as_loaded(images[: len(rows)], frame, paths, usable, checks, white)
+
+
+def load_blocks(root, paths, frame, use, white=None):
+    """What ``load_images`` does, of files that are handed on block by block, in their order, and not kept.
+
+    Args:
+        root, paths, white: as for ``load_images``.
+        frame: (height, width) in pixels.
+        use: function of the images (n, H, W, 1) uint8 of the usable files of a block.
+
+    Returns:
+        LoadedImages without images.
+
+    Raises:
+        UserError: no file is readable.
+    """
+    paths, checks = list(paths), []
+    images = np.empty((min(FILES_PER_BLOCK, len(paths)), *frame, 1), np.uint8)
+    with quiet_decoders(), progress(total=len(paths), desc="checking files", unit=" files") as bar:
+        for start in range(0, len(paths), FILES_PER_BLOCK):
+            some = paths[start : start + FILES_PER_BLOCK]
+            found = _load_block(root, some, images, white, bar)
+            deep = [i for i, check in enumerate(found) if check.deep]
+            if deep and white is None:  # it is the same for all of them
+                white = _white_of(root, paths, frame)
+                for i in deep:
+                    found[i] = _load_one(root, some[i], images[i], white)
+            checks += found
+            rows = np.flatnonzero([check.reason is None for check in found])
+            if len(rows):
+                use(images[rows])
+    _tell_problems(root, paths, checks, frame)
+    usable = np.array([check.reason is None for check in checks], bool)
+    return _as_loaded(None, frame, paths, usable, checks, white if any(check.deep for check in checks) else None)
+
+
+def _load_block(root, paths, images, white, bar):
+    """Decode a block of paths into the first rows of ``images``: a list of _Check."""
+    return _each(lambda i: _load_one(root, paths[i], images[i], white), range(len(paths)), bar=bar)
+
+
+def _white_of(root, paths, frame):
+    """The white of those of the paths that have 16 bits, which is said aloud."""
+    tally = Tally()
+    checks = _each(
+        lambda i: _load_one(root, paths[i], np.empty((*frame, 1), np.uint8), tally=tally),
+        range(len(paths)),
+        what="looking for the white of 16 bits",
+    )
+    return _choose_white(tally, sum(check.deep for check in checks), len(paths))
+
+
+def _choose_white(tally, deep, count):
+    """The white by a Tally of ``deep`` files of 16 bits among ``count``, which is said aloud."""
+    white = tally.white
+    print(
+        f"{deep} of {count} files have 16 bits, with values up to {tally.brightest:,}: 0 to {white:,} "
+        "become black to white in all of them"
+    )
+    return white
 
 
 def quiet_decoders():
@@ -138,33 +200,30 @@ def _check_all(root, paths, images, workers, white, white_from):
     deep = [i for i, check in enumerate(checks) if check.deep]
     if not deep or white is not None:
         return checks, white if deep else None
-    tally = tallies[0] if tallies[0].counts.any() else tallies[1]
-    white = tally.white
-    print(
-        f"{len(deep)} of {len(paths)} files have 16 bits, with values up to {tally.brightest:,}: 0 to {white:,} "
-        "become black to white in all of them"
-    )
+    white = _choose_white(tallies[0] if tallies[0].counts.any() else tallies[1], len(deep), len(paths))
     again = _each(lambda i: _load_one(root, paths[i], images[i], white), deep, workers)
     for i, check in zip(deep, again, strict=True):
         checks[i] = check
     return checks, white
 
 
-def _each(function, numbers, workers=None, what="checking files"):
-    """``function`` of every number, in order, by threads: a list."""
+def _each(function, numbers, workers=None, what="checking files", bar=None):
+    """``function`` of every number, in order, by threads: a list; ``bar`` goes on, or one comes that says ``what``."""
 
     def some(start):
         return [function(i) for i in numbers[start : start + FILES_PER_TASK]]
 
     found = []
-    with ThreadPoolExecutor(workers or cores()) as pool, progress(total=len(numbers), desc=what, unit=" files") as bar:
+    with ThreadPoolExecutor(workers or cores()) as pool, ExitStack() as stack:
+        if bar is None:
+            bar = stack.enter_context(progress(total=len(numbers), desc=what, unit=" files"))
         for part in pool.map(some, range(0, len(numbers), FILES_PER_TASK)):
             found += part
             bar.update(len(part))
     return found
 
 
-def _load_one(root, path, row, white, tally=None):
+def _load_one(root, path, row, white=None, tally=None):
     """Decode one file into ``row``, (H, W, 1) uint8."""
     try:
         grey, size, turned, deep = decode(os.path.join(root, path), row.shape[:2], white, tally)
@@ -209,12 +268,12 @@ def _tell_problems(root, paths, checks, image_size):
         raise UserError(f"the images in {root} differ in size ({size_counts(sizes)}): choose one with --image-size H W")
 
 
-def _as_loaded(images, paths, usable, checks, white):
-    """The LoadedImages of the usable files' ``images`` (N, H, W, 1) and of what was found in all M."""
+def _as_loaded(images, frame, paths, usable, checks, white):
+    """The LoadedImages of the usable files' ``images`` (N, H, W, 1), or None, and of what was found in all M."""
     good = [check for check in checks if check.reason is None]
     kept = [path for path, check in zip(paths, checks, strict=True) if check.reason is None]
     lines = sorted(f"{path}\0{check.digest}\n" for path, check in zip(kept, good, strict=True))
-    fingerprint = hashlib.sha256("".join([f"{images.shape[1:3]}\n", *lines]).encode()).hexdigest()
+    fingerprint = hashlib.sha256("".join([f"{tuple(frame)}\n", *lines]).encode()).hexdigest()
     return LoadedImages(
         images=images,
         paths=kept,

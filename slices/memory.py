@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from slices.machine import control_group
-from utils import UserError
+from utils import UserError, unfinished_prefix
 
 MEMORY_SHARE = 0.25  # of the available memory may hold the images; more goes to a memory-mapped file
 IN_MEMORY = {"tmpfs", "ramfs"}  # file systems whose files fill the memory that was to be spared
@@ -47,38 +47,62 @@ def _in_memory(shape):
 
 
 def _mapped(shape, folder):
-    """An uint8 array in a file of ``folder`` that has lost its name, so that nothing is left of it by any end."""
-    size = math.prod(shape)
+    """An uint8 array in a nameless file of ``folder``."""
+    with nameless_file(math.prod(shape), folder, ", or a smaller --image-size") as file:
+        try:
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+        except (OSError, MemoryError) as error:
+            raise _no_room(math.prod(shape), folder, error) from None
+
+
+def nameless_file(size, folder, instead=""):
+    """A file of ``size`` bytes in ``folder``, open without a buffer, that has lost its name.
+
+    So nothing is left of it by any end.
+
+    Args:
+        folder: Path; it is made.
+        instead: what else the user could do than name another folder, for the sentence.
+
+    Raises:
+        UserError: there is no room for it, or the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if size > shutil.disk_usage(folder).free:  # writing beyond it would kill the process
             raise UserError(
                 f"{folder} has no room for {size / 1e9:.1f} GB of decoded images: choose another folder with "
-                "--cache, or a smaller --image-size"
+                f"--cache{instead}"
             )
-        handle, path = tempfile.mkstemp(dir=folder, prefix=".unfinished-", suffix=".npy")
+        handle, path = tempfile.mkstemp(dir=folder, prefix=unfinished_prefix(), suffix=".npy")
     except OSError as error:
         raise UserError(
             f"the decoded images need a file in {folder}, which cannot be written ({error.strerror}): choose another "
             "folder with --cache"
         ) from None
-    with os.fdopen(handle, "r+b") as file:
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, max(size, 1))  # a full quota is told here, and kills nobody later
-            return np.memmap(file, np.uint8, "w+", shape=shape)
-        except (OSError, MemoryError) as error:
-            raise UserError(
-                f"{size / 1e9:.1f} GB of decoded images fit neither into memory nor into a file in {folder} "
-                f"({getattr(error, 'strerror', None) or error}): choose a smaller --image-size, or ask for more memory "
-                "(ulimit -v)"
-            ) from None
-        finally:
-            _forget(path)
+    file = os.fdopen(handle, "r+b", buffering=0)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, max(size, 1))  # a full quota is told here, and kills nobody later
+    except OSError as error:
+        file.close()
+        raise _no_room(size, folder, error) from None
+    finally:
+        _forget(path)
+    return file
+
+
+def _no_room(size, folder, error):
+    """The UserError of a file that the system did not give, by its OSError or MemoryError."""
+    return UserError(
+        f"{size / 1e9:.1f} GB of decoded images fit neither into memory nor into a file in {folder} "
+        f"({getattr(error, 'strerror', None) or error}): choose a smaller --image-size, or ask for more memory "
+        "(ulimit -v)"
+    )
 
 
 def _forget(path):
-    """Remove a file that is mapped; where the system does not let go of it (Windows), when the process ends."""
+    """Remove a file that is in use; where the system does not let go of it (Windows), when the process ends."""
     try:
         os.unlink(path)
     except PermissionError:
@@ -108,6 +132,14 @@ def cache_folder(cache=None, beside=None):
         "the decoded images are larger than this job's memory allows, and no folder on a disk can be written: name "
         "one with --cache, or choose a smaller --image-size"
     )
+
+
+def file_folder(cache=None, beside=None):
+    """The folder for files that are read as they are needed: ``cache_folder``, or ``beside`` where all is in memory."""
+    try:
+        return cache_folder(cache, beside)
+    except UserError:
+        return Path(beside or tempfile.gettempdir())
 
 
 def file_system(folder):

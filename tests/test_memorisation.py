@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_array_file import filled
 from test_sets import brains, measure_brains
 
+from metrics import copies
 from metrics.copies import CopySearch, nearest_windows, shift_and_gain
-from metrics.memorisation import SAME, measure_memorisation, share_beyond
+from metrics.memorisation import DRAWS, SAME, draw_people, measure_memorisation, share_beyond
 from metrics.sets import Yardstick, as_samples
 from metrics.usefulness import measure_usefulness
+from slices.frame import brain_mask
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,44 @@ def test_planted_copies_are_found_whatever_their_shift_mirror_and_gain(measured)
     assert np.array_equal(found, rows)
     unseen, _ = search.nearest(measured.reference, "unseen")
     assert distance.max() < unseen.min()
+
+
+def all_at_once(training, queries):
+    """Distances and rows of the nearest images as they were found with all of the training images in one array.
+
+    Each of the likeliest candidates is compared one by one, at every shift, by the correlation in the mask.
+    """
+    search = CopySearch(training)
+    details = np.stack([search.detail(image) for image in training.images])
+    n = len(details)
+    coarse = np.concatenate([search.coarse(details), search.coarse(details[..., ::-1])])
+    found = []
+    for image, person in zip(queries.images, queries.person, strict=True):
+        query, mask = search.detail(image), brain_mask(image)
+        shifted = np.stack([np.roll(query, (2 * y - 2, 2 * x - 2), (0, 1)) for y, x in np.ndindex(3, 3)])
+        likeness = (coarse @ search.coarse(shifted).T).max(axis=1)
+        likeness[np.tile(training.person, 2) == person] = -2
+        best = -2, 0
+        for row in np.argsort(-likeness)[: min(search.CANDIDATES, (likeness > -2).sum())]:
+            padded = np.pad(details[row % n][:, :: -1 if row >= n else 1], search.SHIFT).astype(float)
+            for y, x in np.ndindex(7, 7):
+                window = padded[y : y + len(image), x : x + image.shape[1]][mask]
+                best = max(best, (np.corrcoef(query[mask].astype(float), window)[0, 1], int(row % n)))
+        found.append((1 - best[0], best[1]))
+    return map(np.array, zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_a_search_by_blocks_finds_what_one_over_everything_finds(measured, in_a_file, tmp_path, monkeypatch):
+    training, queries = measured.training.take(slice(None)), measured.training.take(slice(3, 21))
+    distances, rows = all_at_once(training, queries)
+    monkeypatch.setattr(copies, "TRAINING_BLOCK", 7)
+    monkeypatch.setattr(copies, "QUERY_BLOCK", 5)
+    if in_a_file:
+        training.images = filled(tmp_path, training.images)
+    found, nearest = CopySearch(training).nearest(queries, "slices of the same people")
+    assert np.array_equal(nearest, rows) and np.allclose(found, distances, atol=1e-5)
+    assert (training.person[nearest] != queries.person).all()
 
 
 def audit(measured, samples, codes=None):
@@ -94,6 +135,40 @@ def test_windows_of_codes():
     assert found[0] < 0.2 and found[1] == 1
     assert nearest_windows(training[:1], training, lambda _: np.array([0]))[0] < 0.2
     assert nearest_windows(training[:1, :5, :5], training[:, :5, :5])[0] == 1  # smaller than a window
+
+
+def test_windows_are_the_same_whatever_the_block_and_are_those_of_every_place(monkeypatch):
+    random = np.random.default_rng(0)
+    training, queries = random.integers(0, 3, (23, 12, 11)), random.integers(0, 3, (4, 12, 11))
+
+    def own(i):
+        return np.arange(5 * i, 5 * i + 5)
+
+    def slow(i, window, left_out):
+        agree = (training == queries[i]).astype(int)
+        agree[left_out] = 0
+        places = np.ndindex(12 - window + 1, 11 - min(window, 11) + 1)
+        return max(agree[:, y : y + window, x : x + window].sum(axis=(1, 2)).max() for y, x in places)
+
+    for block in (4096, 4):
+        monkeypatch.setattr(copies, "GRID_BLOCK", block)
+        for window in (3, 10):
+            found = nearest_windows(queries, training, own, window)
+            assert found.tolist() == [slow(i, window, own(i)) / window**2 for i in range(4)]
+        found = nearest_windows(queries, training, window=15)  # the whole grid
+        assert found.tolist() == [(training == query).mean(axis=(1, 2)).max() for query in queries]
+
+
+def test_people_of_a_null_are_drawn_whole():
+    person = np.array(["a", "b", "a", "c", "b", "a"])
+    draws = draw_people(person, 2, 0)
+    assert len(draws) == DRAWS
+    for rows in draws:
+        counts = np.bincount(rows, minlength=6)
+        assert sum(counts[np.flatnonzero(person == one)[0]] for one in "abc") == 2
+        assert all(len(set(counts[person == one])) == 1 for one in "abc")
+    assert len({tuple(rows) for rows in draws}) == 9
+    assert not all(np.array_equal(a, b) for a, b in zip(draws, draw_people(person, 2, 1), strict=True))
 
 
 # ---- usefulness -------------------------------------------------------------------------------

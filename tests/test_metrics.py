@@ -60,6 +60,19 @@ def test_a_black_original_has_no_brain_metrics():
     assert np.isnan(measured["ssim_brain"]) and measured["psnr"] == 100
 
 
+def test_the_brain_is_the_largest_part_opened_and_filled():
+    """As scipy would have it, step by step, on images of every size and on noise, whose parts touch the edges."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 30, random.integers(2, 40, 2)).astype(np.uint8) for _ in range(300)]
+    images += [(200 * disc() - 200 * disc(radius=6)).astype(np.uint8), np.full((9, 7), 255, np.uint8)]
+    for image in images:
+        components, count = ndimage.label(ndimage.binary_opening(image > 12))
+        sizes = np.bincount(components.ravel(), minlength=2)[1:]
+        expected = ndimage.binary_fill_holes(components == 1 + sizes.argmax()) if count else np.zeros(image.shape, bool)
+        assert np.array_equal(brain_mask(image), expected)
+    assert brain_mask(images[-2])[20, 24]  # in the middle, where the ring has its hole
+
+
 def test_people_are_the_unit():
     rows = [{"anything": value, "ssim": value, "bits": value} for value in (0.0, 0.0, 0.0, 1.0)]
     summary = mean_by_person(rows, ["a", "a", "a", "b"])["anything"]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import predict
+import sampling.run
 from sampling.draws import draw_codes, look_up, output_folder, shard_of, wanted_conditions
 from sampling.run import Run, encode_images, prior_bits
 from slices.frame import crop, paste, to_bytes
@@ -44,6 +45,7 @@ def test_it_is_opened_without_tensorflow(finished_run):
 MISTAKES = """
 import sys
 import predict
+import sampling.run
 from utils import UserError
 run, slice, folder = sys.argv[1:]
 for words in ("--label MCI", "--position 9", "--num-images 2 --shard 1/3", "--out .",
@@ -158,6 +160,21 @@ def test_encode_and_decode_are_the_models_with_the_crop_box_around_them(run, ima
     crops = to_bytes(np.asarray(run.vqvae.decode(codes)))
     assert np.array_equal(run.decode_crops(codes), crops)
     assert np.array_equal(run.decode(codes), paste(crops[..., None], run.box, run.frame)[..., 0])
+
+
+def test_many_are_encoded_and_decoded_by_a_graph_to_what_few_are(run, images, monkeypatch):
+    import tensorflow as tf
+
+    many = np.concatenate([images, images[::-1], images[:2]])
+    monkeypatch.setattr(sampling.run, "BLOCK", 4)
+    few = [run.encode(many[start : start + 4]) for start in (0, 4, 8)]
+    crops = [run.decode_crops(codes, block=4) for codes in few]
+    traced = []
+    monkeypatch.setattr(sampling.run, "WORTH_TRACING", 3)
+    monkeypatch.setattr(sampling.run, "traced", lambda method: traced.append(method) or tf.function(method))
+    assert np.array_equal(run.encode(many), np.concatenate(few))
+    assert np.array_equal(run.decode_crops(np.concatenate(few), block=4), np.concatenate(crops))
+    assert [method.__name__ for method in traced] == ["encode", "decode"]
 
 
 def test_bits_are_those_under_the_given_conditions(run, images):
