@@ -26,6 +26,7 @@ MEANING = {
     "likelihood": "how much likelier the prior makes a person's codes than other people's in the same places do",
     "conditional_minus_unconditional": "how much likelier label and position make a person's codes",
     "least_likely_codes": "the same as likelihood, of the fifth of the brain's codes that is the least likely",
+    "least_likely_codes_plain": "how likely the prior finds these codes, whoever they are of",
     "prefix_extraction": "how much more a person's slices, completed from their upper halves, agree with that person's "
     "own codes than with other people's",
     "vqvae_error": "how well the VQ-VAE reconstructs a person's slices",
@@ -73,6 +74,7 @@ def measure_membership(run, cache, parts, bits, split, sample_codes, seed):
         "likelihood": likelihood,
         "conditional_minus_unconditional": partial(conditional_minus_unconditional, run=run, cache=cache),
         "least_likely_codes": least_likely_codes,
+        "least_likely_codes_plain": partial(least_likely_codes, calibrated=False),
         "prefix_extraction": partial(prefix_extraction, run=run, cache=cache, everyone=targets, seed=seed),
         "vqvae_error": vqvae_error,
         "nearest_sample": partial(nearest_sample, sample_codes=sample_codes),
@@ -139,8 +141,10 @@ def conditions_tell_nothing(prior):
     return None
 
 
-def least_likely_codes(target):
+def least_likely_codes(target, calibrated=True):
     """Bits under the positional baseline minus those under the prior, of the codes that the prior finds least likely.
+
+    Without ``calibrated``, minus those under the prior alone, as published.
 
     After Min-K % of Shi et al. 2024, "Detecting Pretraining Data from Large Language Models" (arXiv:2310.16789):
     what was trained on has few codes that surprise. They are taken from the brain, for a fifth of the whole grid is
@@ -152,14 +156,13 @@ def least_likely_codes(target):
         if cells.any():
             prior, positional = target.bits.prior[i][cells], target.bits.positional[i][cells]
             least = np.argsort(-prior, kind="stable")[: math.ceil(LEAST_LIKELY * len(prior))]
-            scores[i] = (positional - prior)[least].mean()
+            scores[i] = (positional * calibrated - prior)[least].mean()
     return scores
 
 
 def vqvae_error(target):
     """Minus the mean absolute error of the reconstructions, in grey levels."""
-    crops, reconstructions = target.part.crops, target.part.reconstructions
-    return -np.array([np.abs(crops[row].astype(float) - reconstructions[row]).mean() for row in target.rows])
+    return -target.part.error[target.rows]
 
 
 def nearest_sample(target, sample_codes):

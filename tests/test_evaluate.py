@@ -18,9 +18,9 @@ from test_sets import brains
 import evaluate
 import metrics.people
 import report.page
+from metrics.measured import replace_images
 from metrics.participants import read_metadata
 from metrics.parts import Cache
-from metrics.measured import replace_images
 from sampling.run import Run
 from slices.processes import held
 from utils import UserError
