@@ -334,17 +334,21 @@ def finish(folder, metrics, refusal):
 def compare_runs(runs, out=None):
     """A table, a CSV and a figure of runs that were evaluated on the same split, and their differences by person.
 
+    What else they differ in (data, people, frame, seed, number of slices) is warned of, and stands in the CSV.
+
     Args:
         runs: list of str, names under runs/ or paths; the others are compared with the first.
         out: a new folder (default: under runs/).
 
     Raises:
-        UserError: they cannot be compared, or ``out`` holds something.
+        UserError: they cannot be compared, or share no person, or ``out`` holds something.
     """
-    from metrics.comparison import pair_people, read_evaluations, side_by_side
+    from metrics.comparison import circumstances, differences, pair_people, read_evaluations, side_by_side
     from report.figures import comparison_figure
 
     evaluations = read_evaluations(runs)
+    for sentence in differences(circumstances(evaluations)):
+        warn(sentence)
     table, paired = side_by_side(evaluations), pair_people(list(evaluations))
     out = Path(out or f"runs/comparison-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     with new_folder(out) as unfinished:
