@@ -2,8 +2,8 @@
 
 Choosing between models is done on validation people (the default). Every look at test people is appended
 to the run's test_looks.csv, so that their number can be stated. A number of samples is never set against a
-perfect value but against its null band: the same number with reconstructions of training people in place
-of the samples, which is what a perfect prior would score.
+perfect value but against what a perfect prior would score: the same number with slices of people on whom
+nothing was fitted in place of the samples.
 """
 
 import csv
@@ -133,7 +133,7 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     """Measure a Run and write what came out into the folder ``place``; ``known`` is a table of the people, or None."""
     import numpy as np
 
-    from metrics.memorisation import membership
+    from metrics.membership import measure_membership
     from metrics.parts import Cache, load_parts
     from metrics.samples import gather_sets, spectra_of
     from report.page import write_report
@@ -144,10 +144,12 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     metrics = {"run": run.name, "split": split, **count_people(held_out.slices["subject"]), **heading(seed, command)}
     note_few_people(metrics)
     per_slice, bits, baseline = measure_models(run, kept, parts, split, metrics)
-    rows = rows_for_sets(held_out, bits[split], metrics["notes"])
+    rows = rows_for_sets(parts, split, bits[split], seed, metrics["notes"])
     sets = gather_sets(run, kept, parts, split, rows, baseline, seed, num_samples, quick)
     neighbours = measure_sets(sets, seed, metrics, features, kept.folder / "features_images.npy")
-    metrics["memorisation"] |= membership(bits, parts, split)
+    metrics["memorisation"]["membership"] = measure_membership(
+        run, kept, parts, bits, split, sets.codes.samples, seed
+    )
     measure_people(run, place, per_slice, known, metrics)
     save_json(place / "metrics.json", metrics)
     pictures = {
@@ -215,17 +217,21 @@ def measure_models(run, cache, parts, split, metrics):
     return per_slice, bits, baseline
 
 
-def rows_for_sets(part, bits, notes):
-    """The rows of a part that sets are compared on, (N,) int; where they are not all, the notes say so."""
+def rows_for_sets(parts, split, bits, seed, notes):
+    """The rows of a split that sets are compared on, (N,) int; where they are not all, the notes say so."""
     import numpy as np
 
     from metrics.people import for_sets
+    from metrics.samples import half_rows, no_more_than_the_pool
 
+    part, training = parts[split], parts["train"]
     rows = np.flatnonzero(for_sets(part.slices["subject"].to_numpy()))
+    sides = (one.image_set(np.arange(len(one.slices)), which) for one, which in ((part, rows), (training, half_rows(training, seed)[1])))
+    rows = rows[no_more_than_the_pool(*sides)]
     if len(rows) < len(part.slices):
         notes.append(
-            f"sets are compared on the {len(rows)} slices of evenly drawn people, and bits are counted on "
-            f"{bits.kept.sum()}, of the {len(part.slices)} of the split"
+            f"sets are compared on the {len(rows)} slices of {part.slices['subject'].iloc[rows].nunique()} evenly drawn "
+            f"people, and bits are counted on {bits.kept.sum()}, of the {len(part.slices)} slices of the split"
         )
     return rows
 
@@ -241,7 +247,7 @@ def measure_sets(sets, seed, metrics, features=None, images_path=None):
     from metrics.samples import measure_samples
     from metrics.usefulness import measure_usefulness
 
-    extra = other_features(features, sets.originals.images, sets.samples[0].images, images_path) if features else {}
+    extra = other_features(features, sets.originals.images, sets.samples.images, images_path) if features else {}
     metrics["samples"], yardstick = measure_samples(sets, seed, metrics["notes"])
     metrics["samples"] |= extra
     if not len(sets.search.images):
@@ -328,17 +334,21 @@ def finish(folder, metrics, refusal):
 def compare_runs(runs, out=None):
     """A table, a CSV and a figure of runs that were evaluated on the same split, and their differences by person.
 
+    What else they differ in (data, people, frame, seed, number of slices) is warned of, and stands in the CSV.
+
     Args:
         runs: list of str, names under runs/ or paths; the others are compared with the first.
         out: a new folder (default: under runs/).
 
     Raises:
-        UserError: they cannot be compared, or ``out`` holds something.
+        UserError: they cannot be compared, or share no person, or ``out`` holds something.
     """
-    from metrics.comparison import pair_people, read_evaluations, side_by_side
+    from metrics.comparison import circumstances, differences, pair_people, read_evaluations, side_by_side
     from report.figures import comparison_figure
 
     evaluations = read_evaluations(runs)
+    for sentence in differences(circumstances(evaluations)):
+        warn(sentence)
     table, paired = side_by_side(evaluations), pair_people(list(evaluations))
     out = Path(out or f"runs/comparison-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     with new_folder(out) as unfinished:

@@ -69,23 +69,28 @@ def anatomy(image, mask):
     )
 
 
-def anatomy_metrics(samples, real):
-    """For each of ANATOMY: effect size and Wasserstein-1 distance, of z-scores, samples against real.
+def anatomy_effects(samples, real):
+    """The effect size of each of ANATOMY, of z-scores, samples against real; None where no brain was found.
 
-    The effect size is the difference of the means over people in units of the spread of the real slices.
+    It is the difference of the means over people in units of the spread of the real slices.
     """
     result = {}
     for column, name in enumerate(ANATOMY):
-        sides = [pd.Series(side.anatomy[:, column]).groupby(side.person) for side in (samples, real)]
-        means = [side.mean().mean() for side in sides]
-        slices = [side.anatomy[:, column][np.isfinite(side.anatomy[:, column])] for side in (samples, real)]
-        if min(map(len, slices)) < 2:
-            result |= {f"{name}_effect": None, f"{name}_wasserstein": None}
-            continue
-        spread = np.std(slices[1])
-        result[f"{name}_effect"] = float((means[0] - means[1]) / spread) if spread > 1e-6 else None
-        result[f"{name}_wasserstein"] = float(stats.wasserstein_distance(*slices))
+        sides = [side.anatomy[:, column] for side in (samples, real)]
+        means = [mean_over_people(values, side.person) for values, side in zip(sides, (samples, real), strict=True)]
+        found = sides[1][np.isfinite(sides[1])]
+        spread = np.std(found) if len(found) > 1 else 0
+        known = spread > 1e-6 and all(map(np.isfinite, means))
+        result[f"{name}_effect"] = float((means[0] - means[1]) / spread) if known else None
     return result
+
+
+def mean_over_people(values, person):
+    """Mean over people of the means of their slices, NaN left out; NaN where there are none."""
+    known = np.isfinite(values)
+    _, which = np.unique(person[known], return_inverse=True)
+    counts = np.bincount(which)
+    return float((np.bincount(which, values[known]) / counts).mean()) if len(counts) else np.nan
 
 
 def mean_difference(values, label, person):
@@ -101,19 +106,14 @@ def mean_difference(values, label, person):
     return {"value": float(sides[0].mean() - sides[1].mean()), "low": float(interval.low), "high": float(interval.high)}
 
 
-def label_effects(described, labels):
+def label_effects(real, samples, labels):
     """The difference of the first two labels in each of ANATOMY, in real people and in samples, z-scores."""
-    samples = [images for name, images in described.items() if name.startswith("set ")]
-    z_scores = {
-        "real": described["originals"].anatomy,
-        "samples": np.concatenate([images.anatomy for images in samples]),
-    }
-    label = {"real": described["originals"].label, "samples": np.concatenate([images.label for images in samples])}
-    person = {"real": described["originals"].person, "samples": np.concatenate([images.person for images in samples])}
+    sides = {"real": real, "samples": samples}
     result = {"label_effect": f"{labels[0]} minus {labels[1]}" if len(labels) > 1 else "there is one label"}
     for column, name in enumerate(ANATOMY):
-        for side in ("real", "samples"):
-            value = mean_difference(z_scores[side][:, column], label[side], person[side]) if len(labels) > 1 else None
+        for side, images in sides.items():
+            two = len(labels) > 1
+            value = mean_difference(images.anatomy[:, column], images.label, images.person) if two else None
             result[f"{name}_label_effect_{side}"] = value
             if value is None:
                 result[f"{name}_label_effect_{side}_why"] = "needs two people of each of two labels"

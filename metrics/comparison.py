@@ -3,16 +3,24 @@
 import pandas as pd
 from scipy import stats
 
-from metrics.people import value_of
+from report.numbers import REFERENCES, band_of, lookup, value_of
 from training.folder import run_folder
 from utils import UserError, load_json, shell
 
+OF_REFERENCE = (
+    "two_sample_auc",
+    "two_sample_auc_shape",
+    "two_sample_auc_texture",
+    "detail_auc",
+    "spectrum_gap",
+    "noise_ratio",
+    "frechet",
+    "kid",
+    "patches",
+    "diversity",
+)
 OF_SAMPLES = (
-    "samples.frechet",
-    "samples.kid",
-    "samples.c2st",
-    "samples.patches",
-    "samples.diversity",
+    *(f"samples.{reference}.{key}" for reference in REFERENCES for key in OF_REFERENCE),
     "memorisation.nn_ratio",
     "memorisation.copies_fraction",
 )
@@ -22,7 +30,7 @@ COMPARED = (
     "reconstruction.psnr_brain",
     "reconstruction.frc_resolution",
     "reconstruction.tissue_dice",
-    "prior.bits_per_code",
+    "prior.bits_per_code_{split}",
     "rate.bits_per_image_prior",
     *OF_SAMPLES,
 )
@@ -49,6 +57,8 @@ def read_evaluations(names):
             raise UserError(f"{folder} holds the evaluation of a folder of images: only runs can be compared")
         if not {"samples", "rate"} <= set(metrics) or not (folder / "people.csv").is_file():
             raise UserError(f"the evaluation in {folder} is incomplete: run {again} again")
+        if not isinstance(metrics["samples"].get("against_real"), dict):
+            raise UserError(f"the evaluation in {folder} is of an older form, without real slices: run {again} again")
         runs[folder.resolve()] = metrics
     if len(runs) < len(names):
         raise UserError("compare names one run twice: give different ones")
@@ -56,30 +66,85 @@ def read_evaluations(names):
         raise UserError(
             f"the runs were evaluated on different splits ({', '.join(sorted(splits))}): evaluate them on one"
         )
+    first = next(iter(runs))
+    for folder in runs:
+        if not set(read_people(folder).index) & set(read_people(first).index):
+            raise UserError(f"{first} and {folder} were evaluated on people of whom they share none: nothing compares")
     return runs
 
 
-def side_by_side(runs):
-    """A DataFrame with a row for each of the runs and a column for each of COMPARED, with its null band."""
-    rows = []
+def read_people(folder):
+    """The people.csv of an evaluation, by subject."""
+    return pd.read_csv(folder / "people.csv", converters={"subject": str}).set_index("subject")
+
+
+def circumstances(runs):
+    """What an evaluation hangs on: a DataFrame with a row for each of the runs.
+
+    Columns are ``data`` (the start of the fingerprint of the run's slices), ``frame`` (width×height of the slices),
+    ``seed`` of the evaluation, ``slices_per_set``, ``people``, and ``people_shared`` with the first run.
+    """
+    rows, first = [], None
     for folder, metrics in runs.items():
-        row = {"run": folder.name, "people": metrics["people"]}
+        config, people = load_json(folder / "config.json"), set(read_people(folder).index)
+        first = people if first is None else first
+        rows.append(
+            {
+                "run": folder.name,
+                "data": config["data_fingerprint"][:16],
+                "frame": "×".join(map(str, reversed(config["frame"]))),
+                "seed": metrics["seed"],
+                "slices_per_set": metrics["samples"]["slices_per_set"],
+                "people": len(people),
+                "people_shared": len(people & first),
+            }
+        )
+    return pd.DataFrame(rows).set_index("run")
+
+
+def differences(table):
+    """What the runs of a table of ``circumstances`` differ in, a sentence each."""
+    words = {
+        "data": "the runs learnt from different data",
+        "frame": "the slices of the runs have different frames, so bits per image and distances do not compare",
+        "seed": "the evaluations have different seeds",
+        "slices_per_set": "sets of different sizes were compared",
+    }
+    found = [
+        f"{sentence}: {', '.join(f'{value} in {run}' for run, value in table[name].items())}"
+        for name, sentence in words.items()
+        if table[name].nunique() > 1
+    ]
+    people = table["people"].iloc[0]
+    if (table["people_shared"] < people).any() or (table["people"] > people).any():
+        counts = zip(table.index[1:], table["people_shared"][1:], table["people"][1:], strict=True)
+        shared = ", ".join(f"{run} shares {shared} of its {count}" for run, shared, count in counts)
+        found.append(f"the people differ: of the {people} people of {table.index[0]}, {shared}")
+    return found
+
+
+def side_by_side(runs):
+    """A DataFrame with a row for each of the runs: ``circumstances``, and each of COMPARED.
+
+    Beside a number of samples are a perfect prior's band (``_null_low``, ``_null_high``) and its ``_verdict``.
+    """
+    rows = circumstances(runs).reset_index().to_dict("records")
+    for row, metrics in zip(rows, runs.values(), strict=True):
         for name in COMPARED:
-            section, key = name.split(".")
-            key = f"{key}_{metrics['split']}" if name == "prior.bits_per_code" else key
-            row[name] = value_of(metrics[section].get(key))
-            null = metrics[section].get(f"{key}_null")
-            if null:
-                row |= {f"{name}_null_low": null["low"], f"{name}_null_high": null["high"]}
-        rows.append(row)
+            section, key = name.removeprefix("samples.").split(".")
+            value, null, verdict = (lookup(metrics, section, f"{key}{ending}") for ending in ("", "_null", "_verdict"))
+            name = name.removesuffix("_{split}")
+            row[name] = value_of(value)
+            if band := band_of(null):
+                row |= {f"{name}_null_low": band[1], f"{name}_null_high": band[2]}
+            if verdict:
+                row[f"{name}_verdict"] = verdict
     return pd.DataFrame(rows).set_index("run")
 
 
 def pair_people(folders):
     """Differences of every other run from the first, by person: a DataFrame with a row per run and metric."""
-    people = [
-        pd.read_csv(folder / "people.csv", converters={"subject": str}).set_index("subject") for folder in folders
-    ]
+    people = [read_people(folder) for folder in folders]
     rows = []
     for folder, other in zip(folders[1:], people[1:], strict=True):
         shared = people[0].index.intersection(other.index)

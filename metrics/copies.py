@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from metrics.array_file import array_like
 from metrics.images import half_size
-from metrics.sets import ImageSet
+from metrics.measured import ImageSet
 from slices.frame import brain_mask, to_bytes
 from slices.processes import parallel
 from utils import progress, random_generator

@@ -5,7 +5,6 @@ import pandas as pd
 from scipy import stats
 
 from metrics.copies import CopySearch, nearest_windows
-from metrics.people import auc_interval
 from metrics.reasons import put
 from utils import evenly, random_generator
 
@@ -153,22 +152,3 @@ def measure_local_copies(sets, null_rows):
         "local_false_alarm": false_alarm,
         "local_threshold": float(threshold),
     }, excess and false_alarm <= 0.05
-
-
-def membership(bits, parts, split):
-    """How well one number per person tells training people from those of ``split``, as AUC with an interval.
-
-    Args:
-        bits: dict of split → CodeBits.
-        parts: dict of split → Part.
-    """
-    scores = {}
-    for name in ("train", split):
-        error = parts[name].error[bits[name].kept]
-        surprise = (bits[name].prior - bits[name].positional).mean(axis=(1, 2))
-        scores[name] = pd.DataFrame({"prior": surprise, "vqvae": error}).groupby(bits[name].subject).mean()
-    return {
-        "membership_auc": auc_interval(scores[split]["prior"], scores["train"]["prior"]),
-        "membership_auc_vqvae": auc_interval(scores[split]["vqvae"], scores["train"]["vqvae"]),
-        "membership_note": "weak attack, no shadow models",
-    }

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from metrics.array_file import ArrayFile
-from metrics.sets import ImageSet
+from metrics.measured import ImageSet
 from sampling.draws import draw_codes
 from sampling.run import encode_crops
 from slices.frame import crop

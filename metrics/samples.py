@@ -4,19 +4,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metrics.anatomy import ANATOMY, label_effects
+from metrics.anatomy import label_effects
 from metrics.copies import plant_copies
-from metrics.distances import set_distances, set_statistics, variety
+from metrics.distances import distance_intervals, set_statistics
 from metrics.images import mean_spectrum
-from metrics.nulls import NULL_DRAWS, band, draw_null, gaussian_images
+from metrics.measured import ImageSet, as_samples, join, replace_images, sample_names
+from metrics.nulls import NULL_DRAWS, band, enough_people, gaussian_images, halve, people_by_label, random_split
 from metrics.parts import sample_codes
-from metrics.people import for_nulls, jackknife
+from metrics.people import for_nulls
 from metrics.reasons import put
-from metrics.sets import ImageSet, Yardstick, as_samples, sample_names
+from metrics.sets import Yardstick
+from metrics.verdicts import LEVEL, TOLD_APART, judge
 from slices.processes import parallel
 from utils import random_generator, tracker
-
-SAMPLE_SETS = 5
 
 
 @dataclass
@@ -41,8 +41,9 @@ class Sets:
 
     Attributes:
         reference: reconstructions of slices of unseen people; originals: these slices.
-        pool: training people, as reconstructed, from whom nulls are drawn; pool_originals: their slices.
-        samples: sets as long as the reference, with its labels and positions.
+        fitted: slices of the half of the training people that the yardstick is fitted on.
+        pool: the other half, as reconstructed, from whom nulls are drawn; pool_originals: their slices.
+        samples: as long as the reference, with its labels and positions.
         search, all_samples, planted: training slices, the samples that are searched for among them, and copies that
             must be found.
         labels: list of str; ids count from 1.
@@ -52,9 +53,10 @@ class Sets:
 
     reference: ImageSet
     originals: ImageSet
+    fitted: ImageSet
     pool: ImageSet
     pool_originals: ImageSet
-    samples: list
+    samples: ImageSet
     search: ImageSet
     all_samples: ImageSet
     planted: ImageSet
@@ -80,12 +82,11 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
     """
     held_out, training = parts[split], parts["train"]
     reference = held_out.image_set(held_out.reconstructions, rows)
-    pool_rows = np.flatnonzero(for_nulls(training.slices["subject"].to_numpy()))
-    pool_originals = training.image_set(training.crops, pool_rows)
+    fitted_rows, pool_rows = half_rows(training, seed)
+    fitted = training.image_set(training.crops, fitted_rows)
     label, position = (held_out.columns[name][rows] for name in ("label", "position"))
-    count = len(rows) if quick else max(SAMPLE_SETS * len(rows), num_samples)
     searched = len(rows) if quick else max(len(rows), num_samples)
-    codes = sample_codes(run, cache, label, position, count, seed, **sampling)
+    codes = sample_codes(run, cache, label, position, searched, seed, **sampling)
     samples = repeat_conditions(reference, run.decode_crops(codes, "samples"))
     positional = run.decode_crops(
         baseline.draw(position, random_generator(seed, "positional samples")), "the positional baseline"
@@ -94,27 +95,50 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
     return Sets(
         reference=reference,
         originals=held_out.image_set(held_out.crops, rows),
+        fitted=fitted,
         pool=training.image_set(training.reconstructions, pool_rows),
-        pool_originals=pool_originals,
-        samples=[samples.take(slice(start, start + len(rows))) for start in range(0, count - len(rows) + 1, len(rows))][
-            :SAMPLE_SETS
-        ],
+        pool_originals=training.image_set(training.crops, pool_rows),
+        samples=samples.take(slice(0, len(rows))),
         generators={
             "positional": as_samples(reference, positional),
-            "gaussian": as_samples(reference, gaussian_images(pool_originals, reference.position, seed)),
+            "gaussian": as_samples(reference, gaussian_images(fitted, reference.position, seed)),
         },
         search=training.searched_set(training.reconstructions),
-        all_samples=samples.take(slice(0, searched)),
+        all_samples=samples,
         planted=planted,
         labels=run.labels,
         codes=SearchCodes(
             search=training.codes,
-            samples=codes[:searched],
+            samples=codes,
             reference=held_out.codes[rows],
             planted=planted_codes,
             pool_rows=pool_rows,
         ),
     )
+
+
+def half_rows(training, seed):
+    """Rows of a Part that the yardstick is fitted on, and of its other people, from whom nulls are drawn: (N,) int each."""
+    person = training.slices["subject"].to_numpy().astype(str)
+    drawn = for_nulls(person)
+    halves = halve(person[drawn], training.columns["label"][drawn], seed)
+    return [np.flatnonzero(drawn & np.isin(person, half)) for half in halves]
+
+
+def no_more_than_the_pool(reference, pool):
+    """(N,) bool: the slices of a reference that are kept, for nulls need as many people of each label in the pool.
+
+    Args:
+        reference, pool: ImageSets.
+    """
+    kept, available = np.ones(len(reference.person), bool), people_by_label(pool)
+    for label, count in people_by_label(reference).items():
+        here = reference.label == label
+        if 0 < available.get(label, 0) < count:
+            people = np.unique(reference.person[here])
+            chosen = people[np.linspace(0, count - 1, available[label]).round().astype(int)]
+            kept &= ~here | np.isin(reference.person, chosen)
+    return kept
 
 
 def repeat_conditions(reference, images):
@@ -124,8 +148,8 @@ def repeat_conditions(reference, images):
 
 
 def spectra_of(sets):
-    """The mean spectra of slices, of their reconstructions where there are any, and of the first set of samples."""
-    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.samples[0]}
+    """The mean spectra of slices, of their reconstructions where there are any, and of samples."""
+    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.samples}
     if sets.reference is sets.originals:
         del shown["reconstructions"]
     return {name: mean_spectrum(images.images) for name, images in shown.items()}
@@ -134,91 +158,121 @@ def spectra_of(sets):
 # ---- the section samples ------------------------------------------------------------------------
 
 
-def measure_samples(sets, seed, notes):
+def measure_samples(sets, seed, notes, other_people=True):
     """The section samples of metrics.json, and the Yardstick.
 
     Args:
         sets: Sets.
-        seed: int from 0, of the principal components and of the people of the null bands.
+        seed: int from 0, of the principal components and of the random splits of the null bands.
         notes: list of str, to which is added what a reader must know.
+        other_people: whether to draw the band of another group of people, which no verdict needs.
     """
-    yardstick = Yardstick(sets.pool_originals, seed, tracker("yardstick", len(sets.pool.images)))
+    yardstick = Yardstick(sets.fitted, seed, tracker("yardstick", len(sets.fitted.images)))
     described = describe_sets(sets, yardstick)
-    reference, originals = described["reference"], described["originals"]
-    reference_variety = variety(reference)
-
-    def statistics(images):
-        return set_statistics(images, reference, originals, yardstick.shape_rms, reference_variety)
-
-    def null(draw):
-        return statistics(draw_null(described["pool"], reference, seed, draw)[0])
-
-    nulls = parallel(null, range(NULL_DRAWS), tracker("null band", NULL_DRAWS)) if "pool" in described else []
-    judged = [name for name in described if name not in ("reference", "originals", "pool")]
-    measured = dict(
-        zip(
-            judged,
-            parallel(lambda name: statistics(described[name]), judged, tracker("statistics", len(judged))),
-            strict=True,
+    why_no_null = "there are no training people to draw from" if not len(sets.pool.images) else None
+    why_no_null = why_no_null or enough_people(sets.fitted, sets.pool, sets.reference)
+    draws = [] if why_no_null else draw_splits(sets, seed)
+    draws = draws if other_people else [draw._replace(other_people=None) for draw in draws]
+    result = {
+        "slices_per_set": len(sets.reference.images),
+        "people": len(set(sets.reference.person)),
+        "fitted_people": len(set(sets.fitted.person)),
+        "null_people": len(set(sets.pool.person) | set(sets.reference.person)) if draws else 0,
+        "null_draws": len(draws),
+        "level": LEVEL,
+    }
+    for name, reference, pool in (
+        ("against_real", "originals", "pool_originals"),
+        ("against_reconstructions", "reference", "pool"),
+    ):
+        if reference not in described:
+            result |= {name: None, f"{name}_why": "these images have no codes, and so no reconstructions"}
+            continue
+        pooled = join(described[pool], described[reference]) if draws else None
+        result[name] = measure_against(
+            name, described, described[reference], pooled, draws, yardstick.shape_rms, why_no_null
         )
-    )
-    intervals = jackknife(
-        lambda *three: set_distances(*three, yardstick.shape_rms),
-        [described["set 1"], reference, originals],
-        reference.person,
-    )
-    result = {"sets": len(sets.samples), "null_draws": len(nulls), "slices_per_set": len(reference.images)}
-    anatomy = put_statistics(result, measured, nulls, intervals, sets.generators)
-    both = variety(originals)
-    put(
-        result,
-        "diversity_reconstruction",
-        reference_variety / both if both and reference_variety else None,
-        "diversity",
-    )
-    result["anatomy"] = anatomy | label_effects(described, sets.labels)
-    note_sizes(notes, yardstick, reference)
+    result["label_effects"] = label_effects(described["originals"], described["samples"], sets.labels)
+    if why_no_null:
+        notes.append(f"{why_no_null}: no null bands and no verdicts")
+    note_sizes(notes, yardstick, sets.reference)
     return result, yardstick
 
 
 def describe_sets(sets, yardstick):
-    """The DescribedSets by name: reference, originals, pool where there is one, the generators, set 1 and so on."""
+    """The DescribedSets by name, those of Sets; reconstructions that are the slices themselves are left out."""
+    has_codes = sets.reference is not sets.originals
     named = {
-        "reference": sets.reference,
         "originals": sets.originals,
-        "pool": sets.pool,
+        "pool_originals": sets.pool_originals,
+        **({"reference": sets.reference, "pool": sets.pool} if has_codes else {}),
+        "samples": sets.samples,
         **sets.generators,
-        **{f"set {i + 1}": one for i, one in enumerate(sets.samples)},
     }
     return {
-        name: yardstick.describe(images, tracker(f"describing {name}", len(images.images)))
+        name: yardstick.describe(images, tracker(f"describing {name.replace('_', ' ')}", len(images.images)))
         for name, images in named.items()
         if len(images.images)
     }
 
 
-def put_statistics(result, measured, nulls, intervals, generators):
-    """Put every statistic of the first set into ``result``, with its null band, spread and the generators' beside it.
+def draw_splits(sets, seed):
+    """The NULL_DRAWS random splits of the people on whom nothing was fitted: pool, then reference."""
+    people = join(*(replace_images(one, np.zeros(len(one.person))) for one in (sets.pool, sets.reference)))
+    count = people_by_label(sets.reference)
+    return [random_split(people, count, seed, draw) for draw in range(NULL_DRAWS)]
+
+
+def measure_against(name, described, reference, pooled, draws, shape_rms, why_no_null):
+    """Samples, and the bad generators, against one reference, with null bands and verdicts: a dict.
 
     Args:
-        measured: dict of set → dict of statistics.
-        nulls: list of dicts of statistics, one a draw.
-        intervals: those of the first set that have intervals.
-        generators: names of reference generators.
-
-    Returns:
-        the statistics of anatomy, a dict of the same kind.
+        name: of the reference, for the progress bar.
+        described: dict of DescribedSets.
+        reference: DescribedSet.
+        pooled: DescribedSet of all people on whom nothing was fitted.
+        draws: list of Draws, of rows of it.
+        why_no_null: where there are none.
     """
-    anatomy = {}
-    sets = [statistics for name, statistics in measured.items() if name.startswith("set ")]
-    for name, value in sets[0].items():
-        target = anatomy if name.rpartition("_")[0] in ANATOMY else result
-        put(target, name, intervals.get(name, value), name)
-        put(target, f"{name}_null", band(null[name] for null in nulls), name if nulls else "null")
-        put(target, f"{name}_spread", band(one[name] for one in sets) if len(sets) > 1 else None, "spread")
+    generators = [name for name in described if name in ("positional", "gaussian")]
+    measured = {
+        name: set_statistics(described[name], reference, reference.person, shape_rms)
+        for name in ("samples", *generators)
+    }
+
+    def null(draw):
+        drawn, perfect = pooled.take(draw.reference), pooled.take(draw.perfect_prior)
+        score = set_statistics(perfect, drawn, drawn.person, shape_rms)
+        if draw.other_people is None:
+            return score, dict.fromkeys(score)
+        others = pooled.take(draw.other_people)
+        return score, set_statistics(others, drawn, others.person, shape_rms)
+
+    track = tracker(f"null bands {name.replace('_', ' ')}", len(draws))
+    nulls = parallel(null, draws, track) if draws else []
+    perfect, others = ([one[side] for one in nulls] for side in (0, 1))
+    values = measured["samples"]
+    verdicts = judge(values, perfect)
+    intervals = distance_intervals(described["samples"], reference, shape_rms)
+    result = {"tests": sum(p is not None for p, _ in verdicts.values())}
+    result["told_apart"] = [name for name, (_, verdict) in verdicts.items() if verdict == TOLD_APART]
+    for name, value in values.items():
+        section, _, key = name.rpartition(".")
+        target = result.setdefault(section, {}) if section else result
+        p, verdict = verdicts[name]
+        put(target, key, intervals.get(name, value), key)
+        bands = [band(one[name] for one in side) for side in (perfect, others)]
+        put(
+            target,
+            f"{key}_null",
+            {"perfect_prior": bands[0], "other_people": bands[1]} if bands[0] else None,
+            why_no_null,
+        )
+        put(target, f"{key}_p", p, why_no_null)
+        target[f"{key}_verdict"] = verdict
         for generator in generators:
-            put(target, f"{name}_{generator}", measured[generator][name], name)
-    return anatomy
+            put(target, f"{key}_{generator}", measured[generator][name], key)
+    return result
 
 
 def note_sizes(notes, yardstick, reference):
@@ -228,4 +282,4 @@ def note_sizes(notes, yardstick, reference):
         notes.append(f"{components} principal components, which is what there are slices for")
     people = len(set(reference.person))
     if people < 5:
-        notes.append(f"{people} folds in the two-sample classifier, one a person")
+        notes.append(f"{people} folds in the two-sample classifiers, one a person")

@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from metrics.measured import join
 from metrics.people import auc_interval
 
 SOURCES = ("real", "samples", "both")  # what the classifier is trained on
@@ -19,19 +20,20 @@ def measure_usefulness(sets, yardstick):
         sets: Sets.
         yardstick: the Yardstick, whose principal components the classifier sees.
     """
-    labels, counts = np.unique(sets.pool.label, return_counts=True)
+    real = join(sets.fitted, sets.pool_originals)
+    labels, counts = np.unique(real.label, return_counts=True)
     if len(labels) < 2:
         return not_assessed("there is one label")
     two = labels[np.argsort(-counts, kind="stable")[:2]]
     people = pd.Series(sets.originals.label).groupby(sets.originals.person).first()
     if min((people == label).sum() for label in two) < 2:
         return not_assessed("needs two unseen people of each of two labels")
-    real, unseen, *samples = (
-        images.take(np.isin(images.label, two)) for images in (sets.pool_originals, sets.originals, *sets.samples)
+    real, unseen, samples = (
+        images.take(np.isin(images.label, two)) for images in (real, sets.originals, sets.all_samples)
     )
     features = {
         "real": [(yardstick.shape_of(real), real.label)],
-        "samples": [(yardstick.shape_of(one), one.label) for one in samples],
+        "samples": [(yardstick.shape_of(samples), samples.label)],
     }
     features["both"] = features["real"] + features["samples"]
     result, unseen_features = {}, yardstick.shape_of(unseen)

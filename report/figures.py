@@ -5,16 +5,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.numbers import value_of
+from report.numbers import CANNOT_TELL, CONSISTENT, REFERENCES, TOLD_APART, band_of, judged, plain_name, value_of
 from slices.sheets import PLAIN_TEXT, image_sheet
-from utils import whole_file
+from utils import evenly, whole_file
 
-INK, SAMPLES, REAL, NULL = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae"
+INK, SAMPLES, REAL, NULL, OTHERS = "#20252b", "#b4421f", "#1f6fb4", "#9aa4ae", "#dfe4e8"
+VERDICTS = {CONSISTENT: "#1f6fb4", TOLD_APART: "#b4421f", CANNOT_TELL: "#20252b"}  # the colour of samples
 SPECTRA = {"slices": INK, "reconstructions": REAL, "samples": SAMPLES}
 
 
-def plot(path, draw, size=(7, 3.6), rows=1, columns=1, formulas=False):
-    """Make a figure, let ``draw(axes)`` fill it, and save it whole; ``formulas``: $x$ in it is one."""
+def plot(path, draw, size=(7, 3.6), rows=1, columns=1, formulas=False, squeeze=True):
+    """Make a figure, let ``draw(axes)`` fill it, and save it whole; ``formulas``: $x$ in it is one.
+
+    Without ``squeeze``, one axes is an array (1, 1), too.
+    """
     with matplotlib.rc_context(
         {
             "axes.spines.top": False,
@@ -26,7 +30,7 @@ def plot(path, draw, size=(7, 3.6), rows=1, columns=1, formulas=False):
         | ({} if formulas else PLAIN_TEXT)
     ):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots(rows, columns))
+        draw(figure.subplots(rows, columns, squeeze=squeeze))
         with whole_file(path) as temporary:
             figure.savefig(temporary, dpi=130, metadata={"Software": None})
 
@@ -43,7 +47,12 @@ def draw_figures(folder, metrics, pictures, run_folder=None):
     """
     sets, is_run = pictures["sets"], "bits_map" in pictures
     folder.mkdir(exist_ok=True)
-    figures = []
+    figures = [side_by_side_figure(folder / "samples_and_real.png", sets)]
+    sample_figure(folder / "samples_by_position.png", sets)
+    figures.append(
+        ("samples_by_position.png", "Samples: two rows per label, from the lowest position to the highest.", False)
+    )
+    figures += draw_number_figures(folder, metrics, pictures["spectra"])
     if is_run:
         reconstruction_figure(folder / "reconstructions.png", sets)
         figures.append(
@@ -54,10 +63,6 @@ def draw_figures(folder, metrics, pictures, run_folder=None):
                 True,
             )
         )
-    sample_figure(folder / "samples_by_position.png", sets)
-    figures.append(
-        ("samples_by_position.png", "Samples: two rows per label, from the lowest position to the highest.", False)
-    )
     if pictures["neighbours"]:
         neighbour_figure(folder / "nearest_neighbours.png", sets, pictures["neighbours"])
         figures.append(
@@ -68,20 +73,35 @@ def draw_figures(folder, metrics, pictures, run_folder=None):
                 True,
             )
         )
+    return figures + (draw_run_figures(folder, pictures, run_folder) if is_run else [])
+
+
+def draw_number_figures(folder, metrics, spectra):
+    """Write the figures of numbers of samples into ``folder``; returns what ``draw_figures`` does."""
     null_figure(folder / "null_bands.png", metrics)
-    figures.append(
+    spectrum_figure(folder / "spectrum.png", spectra)
+    figures = [
         (
             "null_bands.png",
-            "Samples (red) against their null band (grey), each scaled so that the band is "
-            "0 to 1; references: positional (blue), Gaussian (open).",
+            "Samples against real slices and against reconstructions. Each number is scaled so that the band of a "
+            "perfect prior (dark grey) is 0 to 1; behind it, lighter, that of another group of people. Red: told "
+            "apart. Blue: consistent. Black: cannot tell. Two bad generators: positional (triangle), Gaussian "
+            "(open circle).",
             False,
+        ),
+        ("spectrum.png", "Radial power of unseen people's slices, of their reconstructions and of samples.", False),
+    ]
+    if any(has_bands(section) for section in sections_of(metrics).values()):
+        power_figure(folder / "power_by_band.png", metrics)
+        figures.append(
+            (
+                "power_by_band.png",
+                "Power of samples over that of real slices and of reconstructions, by band of frequencies; grey: "
+                "what a perfect prior would have. Colours as above.",
+                False,
+            )
         )
-    )
-    spectrum_figure(folder / "spectrum.png", pictures["spectra"])
-    figures.append(
-        ("spectrum.png", "Radial power of unseen people's slices, of their reconstructions and of samples.", False)
-    )
-    return figures + (draw_run_figures(folder, pictures, run_folder) if is_run else [])
+    return figures
 
 
 def draw_run_figures(folder, pictures, run_folder):
@@ -107,8 +127,7 @@ def reconstruction_figure(path, sets, columns=8):
 def sample_figure(path, sets, columns=8, rows_per_label=2):
     """Samples of each label at evenly spaced positions."""
     everyone = sets.all_samples
-    positions = np.unique(everyone.position)
-    positions = positions[np.linspace(0, len(positions) - 1, min(columns, len(positions))).round().astype(int)]
+    positions = evenly(np.unique(everyone.position), columns)
     images, names = [], []
     for label in np.unique(everyone.label)[:6]:
         for repeat in range(rows_per_label):
@@ -127,6 +146,36 @@ def sample_figure(path, sets, columns=8, rows_per_label=2):
     )
 
 
+def side_by_side_figure(path, sets, columns=8, most_labels=3, rows_per_label=2):
+    """Samples above real slices of unseen people: for each label and position the first ones by number.
+
+    Returns what ``draw_figures`` does of it.
+    """
+    samples, real = sets.all_samples, sets.originals
+    labels = np.unique(real.label)[:most_labels]
+    positions = evenly(np.unique(real.position), columns)
+    blank = np.zeros_like(real.images[0])
+    images, names = [], []
+    for label in labels:
+        for which, side in (("samples", samples), ("real", real)):
+            for repeat in range(rows_per_label):
+                found = [
+                    np.flatnonzero((side.label == label) & (side.position == position))[repeat : repeat + 1]
+                    for position in positions
+                ]
+                images += [side.images[rows[0]] if len(rows) else blank for rows in found]
+                name = f"\n{sets.labels[label - 1]}" if label else ""
+                names.append(f"{which}{name}" if repeat == 0 else "")
+    captions = [f"position {position}" for position in positions] + [""] * (len(images) - len(positions))
+    image_sheet(path, np.stack(images)[..., None] / 255, len(positions), names, captions)
+    return (
+        path.name,
+        "Would you take them for real? Samples, and real slices of unseen people at the same labels and positions, the "
+        "first by number: nothing is chosen.",
+        True,
+    )
+
+
 def neighbour_figure(path, sets, neighbours):
     """The samples nearest to training slices, above these slices."""
     pairs = [(sets.all_samples.images[sample], sets.search.images[row]) for sample, row, _ in neighbours]
@@ -135,42 +184,85 @@ def neighbour_figure(path, sets, neighbours):
     image_sheet(path, images, len(neighbours), ("samples", "nearest\ntraining"), captions)
 
 
+def sections_of(metrics):
+    """What samples were set against, in words, with what was measured: dict of str → dict."""
+    samples = metrics["samples"]
+    return {words: samples[name] for name, (words, _) in REFERENCES.items() if samples.get(name)}
+
+
 def null_figure(path, metrics):
-    """Every statistic of the samples that has a null band, in units of that band."""
-    samples, memorisation = metrics["samples"], metrics.get("memorisation", {})
-    entries = [
-        (section, name)
-        for section in (samples, samples["anatomy"], memorisation)
-        for name in section
-        if isinstance(section.get(f"{name}_null"), dict) and section[name] is not None
-    ]
+    """Every number of samples that has a null, in units of a perfect prior's band; a panel for each reference."""
+    sections = sections_of(metrics)
+    found = {against: {key: rest for key, *rest in judged(section)} for against, section in sections.items()}
+    keys = list(dict.fromkeys(key for entries in found.values() for key in entries))
 
     def draw(axes):
-        for row, entry in enumerate(entries):
-            null_row(axes, row, *entry)
-        axes.set_yticks(range(len(entries)), [name.replace("_", " ") for _, name in entries])
-        axes.invert_yaxis()
-        axes.set_xlim(-6.5, 7.5)
-        once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        axes.legend(once.values(), once, loc="upper left", frameon=False)
-        axes.set_xlabel("in units of the null band (0: 5 %, 1: 95 %); beyond −6 and 7 drawn at the edge")
+        for panel, against in zip(axes[0], found, strict=True):
+            for row, key in enumerate(keys):
+                if key in found[against]:
+                    null_row(panel, row, *found[against][key])
+            panel.set(title=f"against {against}", xlim=(-6.5, 7.5))
+        for panel in axes[0]:
+            panel.set_yticks(range(len(keys)), [plain_name(key) for key in keys])
+            panel.tick_params(axis="y", length=0)
+            panel.label_outer()
+            panel.set_ylim(max(len(keys), 1) - 0.4, -0.6)
+            panel.set_xlabel("in units of a perfect prior's band\n(0: 2.5 %, 1: 97.5 %; from −6 to 7)")
 
-    plot(path, draw, (7, 1 + 0.24 * max(len(entries), 1)))
+    columns = max(len(found), 1)
+    plot(path, draw, (2.4 + 3 * columns, 1.1 + 0.2 * max(len(keys), 1)), columns=columns, squeeze=False)
 
 
 def null_row(axes, row, section, name):
-    """One statistic of a section: its null band, the reference generators and the samples."""
-    null = section[f"{name}_null"]
-    width = max(null["high"] - null["low"], 1e-9)
+    """One number of a reference: its null bands, the bad generators and the samples; nothing where it has no null."""
+    bands, value = section.get(f"{name}_null"), value_of(section[name])
+    if bands is None or bands["perfect_prior"] is None or value is None:
+        return
+    _, low, high = bands["perfect_prior"]
+    width = max(high - low, 1e-9)
 
     def placed(number):
-        return np.clip((number - null["low"]) / width, -6, 7)
+        return np.clip((number - low) / width, -6, 7)
 
-    axes.plot([0, 1], [row, row], color=NULL, linewidth=6, solid_capstyle="butt", label="null band")
-    for generator, style in (("positional", dict(color=REAL)), ("gaussian", dict(color="none", edgecolor=INK))):
-        if section.get(f"{name}_{generator}") is not None:
-            axes.scatter(placed(section[f"{name}_{generator}"]), row, s=18, label=generator, **style)
-    axes.scatter(placed(value_of(section[name])), row, color=SAMPLES, s=26, zorder=3, label="samples")
+    if bands["other_people"] is not None:
+        _, *ends = bands["other_people"]
+        axes.plot([placed(end) for end in ends], [row, row], color=OTHERS, linewidth=9, solid_capstyle="butt", zorder=1)
+    axes.plot([0, 1], [row, row], color=NULL, linewidth=5, solid_capstyle="butt", zorder=2)
+    for generator, marker, fill in (("positional", "^", NULL), ("gaussian", "o", "none")):
+        number = section.get(f"{name}_{generator}")
+        if number is not None:
+            axes.scatter(placed(value_of(number)), row, s=16, marker=marker, facecolor=fill, edgecolor=INK, zorder=3)
+    axes.scatter(placed(value), row, s=24, color=VERDICTS[section[f"{name}_verdict"]], zorder=4)
+
+
+def has_bands(section):
+    """Whether a reference has the power of at least one band of frequencies."""
+    return any(value_of(values[name]) is not None for _, values, name in judged({"spectrum": section.get("spectrum")}))
+
+
+def power_figure(path, metrics):
+    """Log10 power of samples over that of each reference, by band, with a perfect prior's band."""
+
+    def draw(axes):
+        for panel, (against, section) in zip(axes[0], sections_of(metrics).items(), strict=True):
+            panel.axhline(0, color=INK, linewidth=0.6)
+            entries = list(judged({"spectrum": section.get("spectrum")}))
+            for place, (_, values, name) in enumerate(entries, start=1):
+                power_of_band(panel, place, values, name)
+            panel.set(title=f"over {against}", xlabel="band, low to high frequencies")
+            panel.set_xticks(range(1, len(entries) + 1))
+        axes[0, 0].set_ylabel("log10 of the ratio of power")
+
+    plot(path, draw, (2 + 2.6 * len(sections_of(metrics)), 2.8), columns=len(sections_of(metrics)), squeeze=False)
+
+
+def power_of_band(axes, place, section, name):
+    """One band of frequencies: its null and the samples."""
+    band, value = band_of(section.get(f"{name}_null")), value_of(section[name])
+    if band:
+        axes.plot([place, place], band[1:], color=NULL, linewidth=12, solid_capstyle="butt", zorder=2)
+    if value is not None:
+        axes.scatter(place, value, s=24, color=VERDICTS[section[f"{name}_verdict"]], zorder=4)
 
 
 def spectrum_figure(path, spectra):
@@ -213,7 +305,7 @@ def codebook_use(axes, counts):
 
 
 def comparison_figure(path, runs):
-    """Rate against distortion, bits per code, and samples against their null band, of several runs' metrics."""
+    """Rate against distortion, bits per code, and how far samples lie from each reference, of several runs' metrics."""
 
     def draw(axes):
         names = [run["run"] for run in runs]
@@ -224,12 +316,23 @@ def comparison_figure(path, runs):
         axes[0].legend()
         axes[1].bar(names, [value_of(run["prior"][f"bits_per_code_{run['split']}"]) for run in runs], color=REAL)
         axes[1].set(ylabel="bits per code")
-        for row, run in enumerate(runs):
-            null = run["samples"]["frechet_null"]
-            if null:
-                axes[2].plot([row, row], [null["low"], null["high"]], color=NULL, linewidth=8, solid_capstyle="butt")
-            axes[2].scatter(row, value_of(run["samples"]["frechet"]), color=SAMPLES, zorder=3)
-        axes[2].set(ylabel="Fréchet distance (grey: null)", xlim=(-0.5, len(runs) - 0.5))
-        axes[2].set_xticks(range(len(runs)), names)
+        for panel, (reference, (against, _)) in zip(axes[2:], REFERENCES.items(), strict=True):
+            for place, run in enumerate(runs):
+                frechet_of(panel, place, run["samples"][reference])
+            panel.set(
+                title=f"against {against}",
+                ylabel="Fréchet distance (grey: a perfect prior's)",
+                xlim=(-0.5, len(runs) - 0.5),
+            )
+            panel.set_xticks(range(len(runs)), names)
 
-    plot(path, draw, (10, 3.2), columns=3)
+    plot(path, draw, (12, 3.2), columns=4)
+
+
+def frechet_of(axes, place, section):
+    """The Fréchet distance of one run from one reference, with its null."""
+    band, value = band_of(section["frechet_null"]), value_of(section["frechet"])
+    if band:
+        axes.plot([place, place], band[1:], color=NULL, linewidth=8, solid_capstyle="butt")
+    if value is not None:
+        axes.scatter(place, value, color=VERDICTS[section["frechet_verdict"]], zorder=3)

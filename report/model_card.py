@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from report.numbers import shown, summary_rows
+from report.numbers import attack_rows, summary_rows, verdict_sentences
 from slices.index import read_slices
 from slices.names import are_image_ids
 from training.folder import run_name
@@ -123,7 +123,6 @@ def measured_lines(folder, metrics):
         command = shell("python", "evaluate.py", "--run", run_name(folder), "--split", "test")
         missing = f"- not yet measured: run `{command}`"
         return ["## Measured", "", missing, "", "## Memorisation", "", missing]
-    memorisation = metrics["memorisation"]
     return [
         "## Measured",
         "",
@@ -131,15 +130,33 @@ def measured_lines(folder, metrics):
         + "".join(f"; {note}" for note in metrics["notes"])
         + ".",
         "",
-        "| measure | value [95 %] | null band [5, 95 %] |",
-        "|---|---|---|",
-        *(f"| {name} | {value} | {null} |" for name, value, null, _, _ in summary_rows(metrics)),
+        *(f"- {sentence}" for sentence in verdict_sentences(metrics)),
         "",
+        "| measure | against | value [95 %] | a perfect prior | another group of people | verdict |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row.name} | {row.against} | {row.value} | {row.perfect_prior} | {row.other_people} | {row.verdict} |"
+            for row in summary_rows(metrics)
+        ),
+        "",
+        *memorisation_lines(metrics["memorisation"]),
+    ]
+
+
+def memorisation_lines(memorisation):
+    """The section on the audit and on the membership attacks."""
+    attacks = attack_rows(memorisation)
+    head = [
+        "| membership attack | on | AUC [95 %] (0.5 tells nothing) | training people | told of them |",
+        "|---|---|---|---|---|",
+    ]
+    return [
         "## Memorisation",
         "",
         f"- {memorisation['verdict']}",
-        f"- membership AUC {shown(memorisation.get('membership_auc'), 3)} (0.5 tells nothing): "
-        f"{memorisation.get('membership_note', 'not assessed')}",
+        *([] if attacks else ["- membership: not assessed"]),
+        *(["", *head] if attacks else []),
+        *(f"| {name} | {of} | {auc} | {people} | {told} |" for of, name, auc, people, told, _ in attacks),
     ]
 
 

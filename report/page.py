@@ -3,33 +3,61 @@
 import base64
 import html
 import json
+from itertools import groupby
 
 from report.figures import draw_figures
 from report.model_card import write_model_card
-from report.numbers import summary_rows
+from report.numbers import attack_rows, summary_rows, verdict_sentences
 from report.study_page import MARK
 from utils import whole_file
 
-METHOD = """
+METHOD = (
+    """
 Every set is 8-bit grey in the run's crop box. The brain is the largest component of pixels over 5 % grey, opened by a
 cross, holes filled; per-image measures take the mask of the original. Sets that are compared have the same labels and
-positions. Means are over people, after averaging each person's slices, with t intervals over people; the intervals of
-set distances are a jackknife that leaves out one person at a time; an interval ends where its measure does, such as a
-distance at 0. <b>Null band</b>: the same statistic, median and 5
-to 95 %, with reconstructions of training people, drawn 20 times, in the place of samples: what a perfect prior would
-score with this many slices. <b>Components</b>: principal components of half-size training slices, the mean of each
-position removed. <b>Fréchet</b>: 16 of them, Ledoit–Wolf covariances. <b>Kernel distance</b>: cubic, 32
-components over their RMS, pairs of one person left out; an unbiased estimate, which may be below 0 where nothing
-differs. <b>Two-sample AUC</b>: the largest of three RBF support
-vector machines (shape; texture: 16 bands of radial power and moments of four Laplacian levels; both), a person's
-slices in one fold. <b>Patches</b>: sliced Wasserstein distance of 7×7 patches at three Laplacian levels.
-<b>Diversity</b>: mean 1 − MS-SSIM of pairs of one label and position, samples over reconstructions of different
-people. <b>Anatomy</b>: z-scores among training people at the same position; tissues by Otsu's method.
-<b>Memorisation</b>: 1 − correlation of fine detail in the brain with every training slice, mirrored and shifted by up
+positions. Means are over people, after averaging each person's slices, with t intervals over people; an interval ends
+where its measure does. Samples are at temperature 1, without top-k or top-p.
+""",
+    """
+<b>Two references.</b> Samples are set against real slices of unseen people (would you take one for real?) and against
+the reconstructions of the same slices (is the prior right, apart from what the decoder blurs?).
+""",
+    """
+<b>What a perfect prior would score.</b> The yardstick (components, z-scores, patch projections, means of positions) is
+fitted on half of the training people and on nobody else. The other half and the held-out people are split at random,
+over and over: as many people as the split has play the reference, independent slices of the rest play <i>a perfect
+prior</i>, as many whole people of the rest play <i>another group of people</i>. Bands are the median and 2.5 to 97.5 %
+of these draws. A split too small for that has no null, and no verdict.
+""",
+    """
+<b>Verdicts.</b> A p-value is the rank of the samples' number among the draws of a perfect prior, with an exponential
+tail beyond the last draw; distances and classifiers count on their bad side only, all else on both. Holm's correction
+over all numbers of a reference holds the chance of any false red verdict at 5 %. <i>Told apart</i>: red after that
+correction. <i>Consistent</i>: p over 5 % without it. <i>Cannot tell</i>: between the two, or no null. Consistent is no
+proof: few people tell little apart.
+""",
+    """
+<b>Intervals</b> of Fréchet, kernel and patch distances: each distance is corrected for its bias by a jackknife over
+people, or groups of them, and the interval is the t interval of that jackknife; where nothing differs it may end below
+0.
+""",
+    """
+<b>Measures.</b> <i>Components</i>: principal components of half-size slices, the mean of each position removed.
+<i>Fréchet</i>: 16 of them, Ledoit–Wolf covariances. <i>Kernel distance</i>: cubic, 32 components over their RMS, pairs
+of one person left out. <i>Two-sample AUC</i>: RBF support vector machines on shape, on texture (16 bands of radial
+power and moments of four Laplacian levels) and on both, a person's slices in one fold. <i>Patches</i>: sliced
+Wasserstein distance of 7×7 patches at three Laplacian levels. <i>Precision, recall, density, coverage</i>: radii to the
+nearest slice of another person. <i>Diversity</i>: mean 1 − MS-SSIM of pairs of one label and position, over that of
+different people of the reference. <i>Anatomy</i>: z-scores at the same position; tissues by Otsu's method.
+""",
+    """
+<b>Memorisation.</b> 1 − correlation of fine detail in the brain with every training slice, mirrored and shifted by up
 to 3 pixels; the threshold finds 95 % of planted copies (shifted by up to 2 pixels, gain ± 5 %, a tenth of the codes
-redrawn). <b>Membership</b>: one number per person, a weak attack without shadow models. Samples are at temperature 1,
-without top-k or top-p.
-"""
+redrawn, or, for a folder, slightly blurred). The null is of training people without their own slices.
+<b>Membership</b>: a score per person; AUC of training people against unseen ones, and the share of training people
+told at the lowest rate of false alarms that so many unseen people allow. No shadow models were trained.
+""",
+)
 
 STYLE = """
 :root{color-scheme:light}
@@ -44,18 +72,35 @@ table{border-collapse:collapse;font-size:.92rem;width:100%}
 td,th{padding:.3rem .6rem;text-align:left; vertical-align:top;border-bottom:1px solid #e3e7ea}
 td.n{white-space:nowrap;font-variant-numeric:tabular-nums}
 .mark{background:#fff3cd;border:1px solid #e0c060;padding:.5rem .8rem;font-weight:600}
-.verdict{border-left:4px solid #b4421f; padding-left:.8rem}
+.verdict{border-left:4px solid #56606a;padding-left:.8rem}
 .out{color:#b4421f;font-weight:600}
+.what{display:block;color:#56606a;font-size:.85em;font-weight:400}
+th[scope=row]{font-weight:600}
+summary{cursor:pointer;font-weight:600;margin:.5rem 0}
 pre{white-space:pre-wrap;font-size:.8rem;overflow-wrap:anywhere}
-@media(max-width:40rem){.summary th{display:none}
-.summary tr,.summary td{display:block;border:0;padding:.1rem 0}
-.summary tr{border-bottom:1px solid #e3e7ea;padding:.4rem 0}
-.summary td:first-child{font-weight:600}
-.summary td:nth-child(3)::before{content:"null band: "}}
-@media print{body{max-width:none;font-size:11px}
-figure{break-inside:avoid}
+@media(max-width:40rem){.narrow thead{display:none}
+.narrow tr,.narrow td,.narrow th{display:block;border:0;padding:.1rem 0}
+.narrow tr{border-bottom:1px solid #e3e7ea;padding:.4rem 0}
+.narrow td[data-of]::before{content:attr(data-of) ": "}
+.narrow td.n{white-space:normal}}
+@media print{body{max-width:none;font-size:10px;padding:0}
+thead{display:table-header-group}
+tr,figure,.verdict,.narrow tbody{break-inside:avoid}
+h2,h3,summary{break-after:avoid}
+figure img{max-height:22cm}
+.table{overflow:visible}
+.all{font-size:7px}
+.all td,.all th{padding:.1rem .2rem;overflow-wrap:anywhere}
+details::details-content{content-visibility:visible;display:block;height:auto}
 details>*{display:block}}
 """
+NULLS = {"perfect_prior": "a perfect prior", "other_people": "another group of people"}
+SIBLINGS = ("verdict", "p", "sd", "positional", "gaussian", "why")  # what stands beside a number, and not for itself
+ENDINGS = ("_null", "_null_why", "_verdict_why", "_p_why", *(f"_{name}" for name in SIBLINGS))
+ATTACKED = {
+    "weights": "of the weights: for whoever has the models",
+    "samples": "of the samples: for whoever has images alone",
+}
 
 
 def write_report(folder, config, metrics, pictures, shareable=False, run_folder=None):
@@ -90,21 +135,26 @@ def write_report(folder, config, metrics, pictures, shareable=False, run_folder=
 def write_page(path, folder, config, metrics, figures):
     """One HTML file with everything in it; without a config, nothing that tells of single people."""
     shareable = config is None
+    pictures = [figure_of(folder / "figures" / name, caption) for name, caption, _ in figures]
     parts = [] if shareable else [f"<p class=mark>{MARK}</p>"]
     parts += [
         *heading(metrics),
-        "<h2>Summary</h2>" + summary_table(metrics),
-        *verdict_of(metrics),
+        "<h2>Verdicts</h2>",
+        *(f"<p class=verdict>{html.escape(sentence)}</p>" for sentence in verdict_sentences(metrics)),
+        *pictures[:1],
+        summary_table(metrics),
         "<h2>Pictures</h2>",
-        *(figure_of(folder / "figures" / name, caption) for name, caption, _ in figures),
+        *pictures[1:],
+        *memorisation_parts(metrics),
         "<h2>All numbers</h2>",
+        *(
+            f"<details><summary>{section}</summary>{number_table(values)}</details>"
+            for section, values in metrics.items()
+            if isinstance(values, dict) and not (shareable and section == "cohort")
+        ),
+        "<h2>How it was computed</h2>",
+        *(f"<p>{paragraph.strip()}</p>" for paragraph in METHOD),
     ]
-    parts += [
-        f"<h3>{section}</h3>" + number_table(values)
-        for section, values in metrics.items()
-        if isinstance(values, dict) and not (shareable and section == "cohort")
-    ]
-    parts.append(f"<h2>How it was computed</h2><p>{METHOD}</p>")
     if not shareable:
         parts.append(
             f"<p>Command: <code>{html.escape(metrics['command'])}</code>; seed {metrics['seed']}; commit "
@@ -130,15 +180,54 @@ def heading(metrics):
     ]
 
 
-def verdict_of(metrics):
-    """What the audit says, where there was one."""
+def memorisation_parts(metrics):
+    """What the audit says, with its numbers, and the membership attacks; nothing where there was no audit."""
     if "memorisation" not in metrics:
         return []
     memorisation = metrics["memorisation"]
-    return [
-        f"<p class=verdict>Memorisation: {html.escape(memorisation['verdict'])}. Membership: "
-        f"{html.escape(memorisation.get('membership_note', 'not assessed'))}.</p>"
+    lines = [
+        f"<tr>{head_cell(row.name, row.meaning)}{value_cell(row)}"
+        f"<td class=n data-of='null'>{row.other_people}</td>{verdict_cell(row)}</tr>"
+        for row in summary_rows(metrics)
+        if row.section == "memorisation"
     ]
+    return [
+        "<h2>Memorisation</h2>",
+        f"<p class=verdict>{html.escape(capital(memorisation['verdict']))}.</p>",
+        table("narrow", ("measure", "value", "null: training people without their own slices", "verdict"), lines),
+        *membership_parts(memorisation),
+    ]
+
+
+def membership_parts(memorisation):
+    """The membership attacks as a table, those of the weights apart from those of the samples."""
+    attacks, why = attack_rows(memorisation), memorisation.get("membership_why")
+    if not attacks:
+        return [f"<p>Membership: not assessed{f', {html.escape(why)}' if why else ''}.</p>"]
+    bodies = []
+    for which, title in ATTACKED.items():
+        lines = "".join(
+            f"<tr>{head_cell(name, meaning)}<td class=n data-of='AUC'>{auc}</td>"
+            f"<td class=n data-of='training people'>{people}</td><td class=n data-of='told'>{told}</td></tr>"
+            for of, name, auc, people, told, meaning in attacks
+            if of == which
+        )
+        bodies += [f"<tr><th colspan=4 scope=rowgroup>{title}</th></tr>{lines}"] if lines else []
+    return [
+        "<h3>Membership: can it be told who was trained on?</h3>",
+        table("narrow", ("attack", "AUC [95 %]", "training people", "told of them"), bodies),
+        "<p>An AUC of 0.5 tells nothing, 1 tells everybody.</p>",
+    ]
+
+
+def head_cell(name, meaning, rows=1):
+    """What a line, or some lines, of a table are about, and what that means."""
+    return f"<th scope=row rowspan={rows}>{name}<span class=what>{html.escape(meaning)}</span></th>"
+
+
+def capital(sentence):
+    """A sentence that starts with a capital letter."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def figure_of(path, caption):
@@ -150,42 +239,84 @@ def figure_of(path, caption):
     )
 
 
+def table(kind, heads, bodies):
+    """A table in the page: its class, the heads of its columns, and its rows as HTML, in bodies that stay together."""
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    body = "".join(f"<tbody>{rows}</tbody>" for rows in bodies)
+    return f"<div class='table {kind}'><table><thead><tr>{head}</tr></thead>{body}</table></div>"
+
+
 def summary_table(metrics):
-    """The rows of the summary, red where a number is worse than its null band."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td class='n{' out' if beyond else ''}'>{value}</td>"
-        f"<td class=n>{null}</td><td>{html.escape(meaning)}</td></tr>"
-        for name, value, null, beyond, meaning in summary_rows(metrics)
+    """The Rows of the summary, both references of a number one above the other; red where it is told apart."""
+    rows = [row for row in summary_rows(metrics) if row.section != "memorisation"]
+    groups = [list(group) for _, group in groupby(rows, lambda row: row.name)]
+    heads = (
+        "measure",
+        "against",
+        "value [95 %]",
+        "a perfect prior [95 %]",
+        "another group of people [95 %]",
+        "verdict",
     )
+    bodies = ["".join(summary_line(row, len(group) if row is group[0] else 0) for row in group) for group in groups]
+    return table("narrow", heads, bodies) + (
+        "<p>Red: told apart from what a perfect prior would score. In brackets beside a value is its interval; a null "
+        "is its median and the 2.5 and 97.5 % of its draws.</p>"
+    )
+
+
+def summary_line(row, lines):
+    """A Row in HTML; the first of ``lines`` of one name has the name and what it means, the others have 0 of them."""
     return (
-        "<div class='table summary'><table><tr><th>measure</th><th>value [95 %]</th><th>null band [5, 95 %]</th>"
-        f"<th>what it means</th></tr>{rows}</table></div><p>Red: beyond the bad side of the null band.</p>"
+        f"<tr>{head_cell(row.name, row.meaning, lines) if lines else ''}"
+        f"<td data-of='against'>{row.against or '–'}</td>{value_cell(row)}"
+        f"<td class=n data-of='a perfect prior'>{row.perfect_prior}</td>"
+        f"<td class=n data-of='another group of people'>{row.other_people}</td>{verdict_cell(row)}</tr>"
     )
 
 
-def number_table(values, prefix=""):
-    """Every metric of a section with its siblings (null band, spread, reference generators) in columns."""
-    columns = ("null", "spread", "sd", "positional", "gaussian", "why")
-    rows = []
+def value_cell(row):
+    """The value of a Row as a cell."""
+    return f"<td class='n{' out' if row.is_red else ''}' data-of='value'>{row.value}</td>"
+
+
+def verdict_cell(row):
+    """The verdict of a Row as a cell."""
+    return f"<td{' class=out' if row.is_red else ''} data-of='verdict'>{row.verdict or '–'}</td>"
+
+
+def number_table(values):
+    """Every metric of a section with its siblings (null bands, verdict, bad generators) in columns."""
+    return table("all", ("", "value", *NULLS.values(), *SIBLINGS), ["".join(number_lines(values))])
+
+
+def number_lines(values, prefix=""):
+    """The rows of ``number_table``; a dict of metrics gives rows with its name before theirs."""
     for name, value in values.items():
-        if any(name.endswith(f"_{column}") and name.removesuffix(f"_{column}") in values for column in columns):
+        if any(name.endswith(ending) and name.removesuffix(ending) in values for ending in ENDINGS):
             continue
         if isinstance(value, dict) and "value" not in value:
-            rows.append(number_table(value, f"{prefix}{name}."))
+            yield from number_lines(value, f"{prefix}{name}.")
             continue
-        cells = [value, *(values.get(f"{name}_{column}") for column in columns)]
+        cells = [value, *null_bands(values.get(f"{name}_null")), *(values.get(f"{name}_{end}") for end in SIBLINGS)]
+        cells[-1] = cells[-1] or values.get(f"{name}_null_why")
         texts = "".join(f"<td>{html.escape(compact(cell))}</td>" for cell in cells)
-        rows.append(f"<tr><td>{html.escape(prefix + name)}</td>{texts}</tr>")
-    if prefix:
-        return "".join(rows)
-    head = "".join(f"<th>{column}</th>" for column in ("", "value", *columns))
-    return f"<div class=table><table><tr>{head}</tr>{''.join(rows)}</table></div>"
+        yield f"<tr><td>{html.escape(prefix + name)}</td>{texts}</tr>"
+
+
+def null_bands(null):
+    """The bands of a null by NULLS, each {value, low, high} or None; a plain one is of other people."""
+    if null is None or "value" in null:
+        return [None, null]
+    return [null[which] and dict(zip(("value", "low", "high"), null[which], strict=True)) for which in NULLS]
 
 
 def compact(metric):
     """A metric to four digits, with its interval; words and whole numbers as they are."""
     if isinstance(metric, dict):
         return f"{metric['value']:.4g} [{metric['low']:.4g}, {metric['high']:.4g}]"
+    if isinstance(metric, list):
+        return ", ".join(map(compact, metric))
     if metric is None:
         return ""
     return f"{metric:.4g}" if isinstance(metric, float) else str(metric)

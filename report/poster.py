@@ -91,15 +91,19 @@ def name_samples(axes, shape, rows, columns):
 
 
 def list_numbers(axes, folder):
-    """The summary of a run's metrics.json as lines of text, what is worse than its null band in red."""
+    """The summary of a run's metrics.json as lines of text, samples against real slices, what is told apart in red."""
     axes.axis("off")
     if not (folder / "metrics.json").is_file():
         axes.set_title(f"Not yet measured: {shell('python', 'evaluate.py', '--run', run_name(folder))}")
         return
     metrics = load_json(folder / "metrics.json")
-    lines = summary_rows(metrics)
-    axes.set_title(f"Measured on {metrics['people']} {metrics['split']} people (red: worse than the null band)")
-    for i, (name, value, null, beyond, _) in enumerate([("", "value [95 %]", "null band", None, ""), *lines]):
+    rows = [row for row in summary_rows(metrics) if row.section != "against_reconstructions"]
+    axes.set_title(
+        f"Measured on {metrics['people']} {metrics['split']} people, samples against real slices (red: told apart)"
+    )
+    nulls = [row.perfect_prior if row.against else row.other_people for row in rows]
+    lines = [(row.name, row.value, null, row.is_red) for row, null in zip(rows, nulls, strict=True)]
+    for i, (name, value, null, is_red) in enumerate([("", "value [95 %]", "a perfect prior", False), *lines]):
         for x, text in ((0, name), (0.43, value), (0.78, null)):
             axes.text(
                 x,
@@ -107,6 +111,6 @@ def list_numbers(axes, folder):
                 text,
                 transform=axes.transAxes,
                 va="center",
-                color="#ff7a5c" if beyond else "white",
+                color="#ff7a5c" if is_red else "white",
                 fontsize=9,
             )

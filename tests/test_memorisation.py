@@ -9,8 +9,9 @@ from test_sets import brains, measure_brains
 
 from metrics import copies
 from metrics.copies import CopySearch, nearest_windows, shift_and_gain
+from metrics.measured import as_samples
 from metrics.memorisation import DRAWS, SAME, draw_people, measure_memorisation, share_beyond
-from metrics.sets import Yardstick, as_samples
+from metrics.sets import Yardstick
 from metrics.usefulness import measure_usefulness
 from slices.frame import brain_mask
 

@@ -2,12 +2,21 @@
 
 import numpy as np
 import pytest
-from test_sets import measure_brains
+from test_sets import brains, measure_brains
 
 from metrics.copies import CopySearch
-from metrics.distances import two_sample_auc
-from metrics.nulls import band, draw_null, gaussian_images
-from metrics.sets import as_samples
+from metrics.measured import ImageSet, as_samples
+from metrics.nulls import (
+    band,
+    draw_null,
+    enough_people,
+    gaussian_images,
+    halve,
+    independent_rows,
+    people_by_label,
+    random_split,
+)
+from metrics.samples import no_more_than_the_pool
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +35,58 @@ def test_null_draws_have_the_labels_and_positions_of_the_reference_and_whole_peo
     assert np.array_equal(again.person, drawn.person)
 
 
-def test_null_of_the_two_sample_auc_is_near_chance_only_when_people_share_a_fold(measured):
-    draws = [draw_null(measured.pool, measured.reference, 0, draw)[0] for draw in range(4)]
-    grouped = np.mean([two_sample_auc(measured.reference, drawn) for drawn in draws])
-    for drawn in draws:
-        drawn.person = np.arange(len(drawn.person)).astype(str)
-    reference = measured.reference.take(slice(None))
-    reference.person = np.arange(len(reference.person)).astype(str)
-    torn = np.mean([two_sample_auc(reference, drawn) for drawn in draws])
-    assert torn > grouped + 0.1 and torn > 0.9
+def people(count, slices=5, prefix="p"):
+    """An ImageSet without images: people of two labels in turn, a slice at each position."""
+    number = np.arange(count).repeat(slices)
+    names = np.char.add(prefix, number.astype(str))
+    return ImageSet(np.zeros(len(number)), 1 + number % 2, np.tile(np.arange(slices), count), names)
+
+
+def test_half_of_the_people_of_each_label_fit_the_yardstick():
+    everyone = people(21)
+    halves = halve(everyone.person, everyone.label, seed=0)
+    assert not set(halves[0]) & set(halves[1]) and set(halves[0]) | set(halves[1]) == set(everyone.person)
+    for half in halves:
+        labels = 1 + np.char.lstrip(half, "p").astype(int) % 2
+        assert sorted(np.bincount(labels)[1:]) in ([5, 5], [5, 6])
+
+
+def test_a_random_split_has_whole_people_for_a_reference_and_slices_of_the_rest_for_a_perfect_prior():
+    everyone = people(20)
+    split = random_split(everyone, {1: 4, 2: 3}, seed=0, draw=5)
+    reference, perfect, others = (everyone.take(rows) for rows in split)
+    assert people_by_label(reference) == people_by_label(others) == {1: 4, 2: 3} and len(reference.person) == 35
+    assert not set(reference.person) & (set(perfect.person) | set(others.person))
+    assert np.array_equal(perfect.label, reference.label) and np.array_equal(perfect.position, reference.position)
+    assert len(set(split.perfect_prior)) == 35  # no slice twice
+    assert len(set(perfect.person)) > 7  # not whole people
+    assert np.array_equal(random_split(everyone, {1: 4, 2: 3}, 0, 5).perfect_prior, split.perfect_prior)
+    assert not np.array_equal(random_split(everyone, {1: 4, 2: 3}, 0, 6).reference, split.reference)
+
+
+def test_a_position_that_nobody_else_has_is_filled_with_the_nearest_one():
+    everyone = people(6)
+    everyone.position[:5] += 10
+    rows = independent_rows(everyone, np.arange(5), np.arange(5, 30), np.random.default_rng(0))
+    assert (everyone.position[rows] == 4).all() and (everyone.label[rows] == 1).all()
+
+
+def test_too_few_people_have_no_null_and_it_is_said_why():
+    assert enough_people(people(8), people(10), people(8)) is None
+    assert "too few people to cross-fit: 3 to fit" in enough_people(people(3), people(8), people(8))
+    assert "1 of a label in half of the training people, 2" in enough_people(people(8), people(3), people(4))
+
+
+def test_a_reference_is_no_larger_than_the_pool_that_its_null_is_drawn_from():
+    reference = people(12)
+    kept = reference.take(no_more_than_the_pool(reference, people(6, prefix="q")))
+    assert people_by_label(kept) == {1: 3, 2: 3} and len(kept.person) == 30
+    assert no_more_than_the_pool(reference, people(12)).all()
 
 
 def test_null_of_the_nearest_distance_leaves_out_the_same_person(measured):
     search = CopySearch(measured.training)
-    unseen, _ = search.nearest(measured.reference, "unseen")
+    unseen, _ = search.nearest(brains(6, seed=2, prefix="r"), "unseen")
     left_out, rows = search.nearest(measured.training, "left out")
     assert (measured.training.person[rows] != measured.training.person).all()
     assert np.median(left_out) / np.median(unseen) == pytest.approx(1, abs=0.25)
@@ -48,7 +95,7 @@ def test_null_of_the_nearest_distance_leaves_out_the_same_person(measured):
 
 
 def test_band():
-    assert band([*range(101), None]) == pytest.approx({"value": 50, "low": 5, "high": 95})
+    assert band([*range(101), None]) == pytest.approx([50, 2.5, 97.5])
     assert band([None]) is None
 
 
