@@ -1,5 +1,7 @@
 """How close an image is to another: pixels, structure, detail, tissue; and the spectra behind that."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import ndimage
 from skimage.metrics import structural_similarity
@@ -136,10 +138,13 @@ def masked_spectra(images, mask):
     return np.fft.fft2((images - means) * soft), soft
 
 
+@lru_cache(maxsize=8)  # they are the same for all slices of a run
 def ring_numbers(shape, bands):
     """(H, W) int: the ring of every frequency, 0 … bands − 1 up to the Nyquist frequency, ``bands`` beyond."""
     radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
-    return np.minimum((radius * 2 * bands).astype(int), bands)
+    rings = np.minimum((radius * 2 * bands).astype(int), bands)
+    rings.flags.writeable = False
+    return rings
 
 
 def ring_sums(values, bands):
