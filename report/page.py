@@ -90,7 +90,7 @@ table{font-size:10.5px}
 thead{display:table-header-group}
 tr,figure,.verdict,.narrow tbody{break-inside:avoid}
 h2,h3,summary{break-after:avoid}
-figure img{max-height:17cm}
+figure img{max-height:15cm}
 .table{overflow:visible}
 .all table{font-size:7px}
 .all td,.all th{padding:.1rem .2rem}

@@ -1,5 +1,6 @@
 """What is shown of an evaluation, in words, in figures and on a page, and what is not shown to whom."""
 
+import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from report import figures
 from report.model_card import measured_lines
 from report.numbers import judged, plain_name, print_summary, set_against, summary_rows, verdict_sentences
 from report.page import write_report
+from report.poster import list_numbers
 
 TOLD = ("two_sample_auc", "anatomy.asymmetry_effect", "spectrum.band_8")
 
@@ -135,6 +137,24 @@ def test_the_model_card_has_both_references_and_the_attacks(tmp_path):
     assert "| likelihood | weights | 0.75 [0.70, 0.80] | 60 | 25 % at 2.4 % false alarms |" in lines
     table = lines[lines.index("|---|---|---|---|---|---|") - 1 : lines.index("## Memorisation") - 1]
     assert {line.count("|") for line in table} == {7}
+
+
+def test_the_poster_lists_numbers_against_real_slices_and_reads_old_evaluations(tmp_path):
+    metrics = evaluation(against(("kid",)), against(("frechet",)))
+
+    def red_and_all(metrics):
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        axes = figures.Figure().subplots()
+        list_numbers(axes, tmp_path)
+        red = [text.get_text() for text in axes.texts if text.get_color() != "white"]
+        return red, [text.get_text() for text in axes.texts]
+
+    red, written = red_and_all(metrics)
+    nearest = ["nearest-neighbour ratio", "0.500", "1.000 [0.750, 1.250]"]
+    assert red == ["kernel distance", "2.000 [1.500, 2.500]", "0.500 [0.000, 1.000]", *nearest]
+    assert written.count("Fréchet distance") == 1
+    red, written = red_and_all(metrics | {"samples": {"frechet": 3.0, "anatomy": {}}})
+    assert red == nearest and "Fréchet distance" not in written and "SSIM in the brain" in written
 
 
 # ---- the page -----------------------------------------------------------------------------------
