@@ -3,8 +3,8 @@
     python experiments/cheats.py --run brains --out ReducedResults/cheats.csv
 
 They stand for slices of the run's validation and test people, and are set against these slices and against their
-reconstructions. The run's training people are halved: one half is what the generators were made of; the other half,
-of which the judge knows nothing, plays a perfect generator: its slices that of slices, its reconstructions that of
+reconstructions. Two thirds of the run's training people are what the generators were made of; the others, of whom the
+judge knows nothing, play a perfect generator: their slices that of slices, their reconstructions that of
 reconstructions.
 """
 
@@ -20,7 +20,7 @@ from utils import Parser, random_generator, run_script, shell, whole_file
 
 
 def make_generators(slices, reconstructions, control, decoded_control, reference):
-    """Name -> images (N, H, W) uint8 that stand for the slices of ``reference`` one by one.
+    """Name -> ImageSet that stands for the slices of ``reference`` one by one.
 
     Args:
         slices, reconstructions: ImageSets of the people that the generators were made of.
@@ -30,16 +30,18 @@ def make_generators(slices, reconstructions, control, decoded_control, reference
     import numpy as np
     from scipy import ndimage
 
-    from metrics.nulls import gaussian_images
+    from metrics.measured import as_samples, join
+    from metrics.nulls import gaussian_images, independent_rows
     from slices.frame import to_bytes
 
     random = random_generator(0, "cheats")
-    perfect, rows = stand_ins(control, reference, random), stand_ins(slices, reference, random)
+    count = len(control.person), len(reference.person)
+    perfect = independent_rows(join(control, reference), count[0] + np.arange(count[1]), np.arange(count[0]), random)
+    rows = stand_ins(slices, reference, random)
     others = stand_ins(slices, reference, random, slices.person[rows])
     images, decoded = slices.images[rows], reconstructions.images[rows]
-    return {
-        "control: slices of other people": control.images[perfect],
-        "control: reconstructions of other people": decoded_control.images[perfect],
+    places = {"label": reference.label, "position": reference.position}
+    cheats = {
         "Gaussian in the PCA space of training slices": gaussian_images(slices, reference.position, 0),
         "training reconstructions, shifted 2 px, gain 2 %": to_bytes(np.roll(decoded, 2, axis=2) / 255 * 1.02),
         "blurred training slices": np.stack([ndimage.gaussian_filter(image, 1.5) for image in images]),
@@ -47,6 +49,11 @@ def make_generators(slices, reconstructions, control, decoded_control, reference
         "one person repeated": repeat_one(slices, slices.person[rows[0]], reference.position),
         "reconstructions plus noise with the missing spectrum": noisy(images, decoded, random),
         "right slices at wrong positions": slices.images[stand_ins(slices, displace(reference, random), random)],
+    }
+    return {  # slices of one person stay known as such in the control: there are too few people for one each
+        "control: slices of other people": replace(control.take(perfect), **places),
+        "control: reconstructions of other people": replace(decoded_control.take(perfect), **places),
+        **{name: as_samples(reference, images) for name, images in cheats.items()},
     }
 
 
@@ -73,7 +80,7 @@ def displace(reference, random):
     """The reference with positions that none of its slices has: each position becomes another one."""
     import numpy as np
 
-    from metrics.sets import replace_images
+    from metrics.measured import replace_images
 
     elsewhere = random.permutation(np.unique(reference.position))
     moved = dict(zip(np.unique(reference.position), np.roll(elsewhere, 1)[np.argsort(elsewhere)], strict=True))
@@ -121,8 +128,8 @@ def load_people(name, data, command):
     import numpy as np
 
     from evaluate import note_look
+    from metrics.measured import ImageSet
     from metrics.parts import Cache, check_people, load_part
-    from metrics.sets import ImageSet
     from sampling.run import Run
 
     run = Run(name, data=data)
@@ -149,18 +156,25 @@ def sets_of(known, unseen, labels):
         known, unseen: slices and reconstructions, ImageSets, of the people that generators were made of, and of those
             that they stand for.
     """
-    from metrics.folders import softened_copies
-    from metrics.samples import Sets
-    from metrics.sets import as_samples
+    import numpy as np
 
-    (slices, reconstructions), (originals, reference) = known, unseen
+    from metrics.folders import softened_copies
+    from metrics.measured import as_samples
+    from metrics.nulls import halve
+    from metrics.samples import Sets, no_more_than_the_pool
+
+    slices, reconstructions = known
+    fitted, drawn = (np.isin(slices.person, half) for half in halve(slices.person, slices.label, 0))
+    kept = no_more_than_the_pool(unseen[0], slices.take(drawn))
+    originals, reference = (images.take(kept) for images in unseen)
     nobody = as_samples(reference, reference.images)
     return Sets(
         reference=reference,
         originals=originals,
-        pool=reconstructions,
-        pool_originals=slices,
-        samples=[nobody],
+        fitted=slices.take(fitted),
+        pool=reconstructions.take(drawn),
+        pool_originals=slices.take(drawn),
+        samples=nobody,
         search=slices,
         all_samples=nobody,
         planted=softened_copies(slices, 0),
@@ -168,19 +182,17 @@ def sets_of(known, unseen, labels):
     )
 
 
-def judge(sets, name, images):
+def judge(sets, name, cheat):
     """The rows of the table for one generator, a row for each reference.
 
     Args:
-        sets: Sets, in which the images take the place of the samples.
-        images: (N, H, W) uint8.
+        sets: Sets, in which the generator takes the place of the samples.
+        cheat: ImageSet.
     """
     from metrics.memorisation import measure_memorisation
     from metrics.samples import measure_samples
-    from metrics.sets import as_samples
 
-    cheat = as_samples(sets.reference, images)
-    sets = replace(sets, samples=[cheat], all_samples=cheat)
+    sets = replace(sets, samples=cheat, all_samples=cheat)
     slices_alone = replace(sets, reference=sets.originals, pool=sets.pool_originals)  # what copies are searched among
     return summarise(name, measure_samples(sets, 0, [])[0], measure_memorisation(slices_alone, 0)[0])
 
@@ -215,12 +227,13 @@ def main(argv):
     import pandas as pd
 
     training, unseen, labels = load_people(flags.run, flags.data, shell("experiments/cheats.py", *argv))
-    is_known = np.isin(training[0].person, np.unique(training[0].person)[::2])
+    people = np.unique(training[0].person)
+    is_known = np.isin(training[0].person, people[np.arange(len(people)) % 3 > 0])
     known, control = ([images.take(which) for images in training] for which in (is_known, ~is_known))
     sets = sets_of(known, unseen, labels)
     rows = []
-    for name, images in make_generators(*known, *control, unseen[0]).items():
-        rows += judge(sets, name, images)
+    for name, cheat in make_generators(*known, *control, sets.originals).items():
+        rows += judge(sets, name, cheat)
         for row in rows[-2:]:
             print(f"{name}, against {row['against']}: caught by {row['caught_by'] or 'nothing'}", flush=True)
     with whole_file(flags.out) as path:
