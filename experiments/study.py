@@ -235,7 +235,7 @@ def people_measures():
         "validation / training bits": over("bits_validation", "bits_train"),
         "bits / positional baseline, brain": lambda row: float(row["brain_over_positional"]),
         "Fréchet distance / null": over("frechet", "frechet_null"),
-        "two-sample AUC − null": lambda row: float(row["c2st"]) - float(row["c2st_null"]),
+        "two-sample AUC − null": lambda row: float(row["c2st"] or "nan") - float(row["c2st_null"] or "nan"),
         "diversity / null": over("diversity", "diversity_null"),
     }
 

@@ -4,6 +4,7 @@ import datetime
 import subprocess
 from collections import namedtuple
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from experiments.results import REPOSITORY, read_rows
@@ -12,6 +13,8 @@ from training.options import preset_values
 from utils import save_json
 
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
+AGAINST = ("real", "reconstructions")
+JUDGED = ("frechet", "two_sample_auc", "two_sample_auc_shape", "two_sample_auc_texture", "recall", "diversity")
 COLUMNS = (
     *Key._fields,
     "commit",
@@ -40,7 +43,8 @@ COLUMNS = (
     "patches",
     "patches_null",
     "diversity",
-    "diversity_null",
+    "diversity_null",  # these of rows before the yardstick had two references
+    *(f"{against}_{name}{end}" for against in AGAINST for name in JUDGED for end in ("", "_null")),
 )
 
 
@@ -298,6 +302,9 @@ def measure_prior(folder, **sampling):
         "brain_over_positional": value_of(prior["bits_per_code_validation_brain"])
         / prior["positional_bits_per_code_brain"],
     }
-    for name in ("frechet", "c2st", "kid", "patches", "diversity"):
-        row[name], row[f"{name}_null"] = value_of(samples[name]), value_of(samples[f"{name}_null"])
+    for against, name in product(AGAINST, JUDGED):
+        section = samples[f"against_{against}"]
+        null = section[f"{name}_null"]
+        row[f"{against}_{name}"] = value_of(section[name])
+        row[f"{against}_{name}_null"] = null and null["perfect_prior"][0]
     return row

@@ -10,7 +10,7 @@ from metrics.anatomy import anatomy_effects
 from metrics.images import ms_ssim
 from metrics.measured import BANDS, DETAIL
 from metrics.people import group_people, jackknife
-from utils import evenly
+from utils import evenly, finite
 
 FRECHET_COMPONENTS = 16  # of those that describe a slice
 PAIRS = 100  # of images that diversity is measured on
@@ -34,7 +34,7 @@ def set_statistics(samples, reference, places, shape_rms):
     k = min(3 if people < 50 else 5, people - 1)
     own_variety, variety_of_reference = variety(samples), variety(reference)
     ratio = own_variety / variety_of_reference if own_variety is not None and variety_of_reference else None
-    return {
+    found = {
         "frechet": jackknife(frechet_distance, [frechet_side(side) for side in (samples, reference)])[0],
         "kid": kernel_distance(samples, reference, shape_rms),
         **two_sample_aucs(samples, reference),
@@ -46,6 +46,7 @@ def set_statistics(samples, reference, places, shape_rms):
         "noise_ratio": noise_ratio(samples, reference),
         **{f"anatomy.{name}": value for name, value in anatomy_effects(samples, reference).items()},
     }
+    return {name: None if value is None else finite(value) for name, value in found.items()}
 
 
 def distance_intervals(samples, reference, shape_rms):
@@ -65,8 +66,8 @@ def distance_intervals(samples, reference, shape_rms):
 
 def t_interval(value, error, freedom):
     """{"value", "low", "high"}: a value ± the 95 % t margin of its standard error; the value where that is None."""
-    if error is None:
-        return value
+    if error is None or not np.isfinite([value, error]).all():
+        return finite(value)
     margin = float(stats.t.ppf(0.975, freedom) * error)
     return {"value": value, "low": value - margin, "high": value + margin}
 

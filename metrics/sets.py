@@ -62,7 +62,8 @@ class Yardstick:
         components = max(1, min(COMPONENTS, degrees_of_freedom, small.shape[1]))
         self.pca = PCA(components, svd_solver="randomized", random_state=seed)
         self.pca.fit(small - self.position_means[fitted.position])
-        self.shape_rms = np.sqrt((self.shape_of(fitted) ** 2).mean(axis=0)) + 1e-9
+        rms = np.sqrt((self.shape_of(fitted) ** 2).mean(axis=0))
+        self.shape_rms = np.maximum(rms, 1e-3 * rms.max()) + 1e-9  # few slices leave components without any
 
     def _fit_anatomy(self, fitted):
         """Set the mean and the deviation of the anatomy at each position, (P, 6)."""

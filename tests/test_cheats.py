@@ -6,7 +6,7 @@ from evaluations import against, evaluation
 from test_sets import brains
 
 from experiments import cheats
-from metrics.sets import replace_images
+from metrics.measured import replace_images
 from utils import random_generator
 
 
@@ -32,8 +32,8 @@ def test_controls_are_of_people_that_no_generator_knows(people):
     known, control, reference = people
     dark = replace_images(control, control.images // 2)
     made = cheats.make_generators(known, known, control, dark, reference)
-    assert len(made) == 9 and all(images.shape == reference.images.shape for images in made.values())
-    assert all(images.dtype == np.uint8 for images in made.values())
+    assert len(made) == 9 and all(one.images.shape == reference.images.shape for one in made.values())
+    assert all(one.images.dtype == np.uint8 for one in made.values())
 
     def are_of(images, pool):
         """Whether each image is one of the pool, at the label and position of the reference."""
@@ -45,11 +45,11 @@ def test_controls_are_of_people_that_no_generator_knows(people):
             for image, label, position in zip(images, reference.label, reference.position, strict=True)
         )
 
-    slices, reconstructions = (made[f"control: {what} of other people"] for what in ("slices", "reconstructions"))
+    slices, reconstructions = (made[f"control: {what} of other people"].images for what in ("slices", "reconstructions"))
     assert are_of(slices, control) and not are_of(slices, known)
     assert are_of(reconstructions, dark)
     assert np.array_equal(slices // 2, reconstructions)  # of the same people
-    assert not are_of(made["right slices at wrong positions"], known)
+    assert not are_of(made["right slices at wrong positions"].images, known)
 
 
 def test_a_generator_has_a_row_for_each_reference_with_what_caught_it():

@@ -5,7 +5,7 @@ import pytest
 from test_sets import brains
 
 from metrics import folders
-from metrics.sets import ImageSet
+from metrics.measured import ImageSet
 
 
 def people_of(counts, labels):

@@ -27,7 +27,7 @@ def test_planted_copies_are_found_whatever_their_shift_mirror_and_gain(measured)
     copies = shift_and_gain(measured.training.images[rows][..., ::-1], random)
     distance, found = search.nearest(as_samples(measured.training.take(rows), copies), "copies")
     assert np.array_equal(found, rows)
-    unseen, _ = search.nearest(measured.reference, "unseen")
+    unseen, _ = search.nearest(measured.unseen, "unseen")
     assert distance.max() < unseen.min()
 
 
@@ -77,8 +77,8 @@ def audit(measured, samples, codes=None):
     planted.images, planted.person = shift_and_gain(planted.images, random), np.full(40, "planted")
     return measure_memorisation(
         SimpleNamespace(
-            reference=measured.reference,
-            pool=measured.pool,
+            reference=measured.unseen,
+            pool=measured.training,
             search=measured.training,
             codes=codes,
             planted=planted,
@@ -90,7 +90,7 @@ def audit(measured, samples, codes=None):
 
 def test_one_per_cent_of_copies_among_a_thousand_samples_is_found():
     training, sound = brains(60, seed=1), brains(250, seed=5, prefix="s")
-    measured = SimpleNamespace(training=training, pool=training, reference=brains(30, seed=2, prefix="r"))
+    measured = SimpleNamespace(training=training, unseen=brains(30, seed=2, prefix="r"))
     everyone = as_samples(sound, sound.images.copy())
     result, _ = audit(measured, everyone)
     assert not result["flagged"] and result["verdict"].startswith("no copies found by a search that finds 95 %")
@@ -110,20 +110,20 @@ def test_fewer_copies_than_among_unseen_people_are_none_and_the_reason_stands_be
 
 def test_a_ratio_to_unseen_people_who_are_training_people_is_null(measured):
     """No distance is below 0, and none is divided by 0."""
-    same = SimpleNamespace(**vars(measured) | {"reference": as_samples(measured.training, measured.training.images)})
-    result, nearest = audit(same, as_samples(measured.reference, measured.reference.images))
+    same = SimpleNamespace(**vars(measured) | {"unseen": as_samples(measured.training, measured.training.images)})
+    result, nearest = audit(same, as_samples(measured.unseen, measured.unseen.images))
     assert result["audit_false_alarm"] == 1 and result["copies_fraction"] == 0 and result["copies_fraction_why"]
     assert result["nn_ratio"] is None and "look the same as one of training" in result["nn_ratio_why"]
     assert result["nn_ratio_null"] is None and result["nn_ratio_null_why"]
-    copies, _ = CopySearch(measured.training).nearest(same.reference, "copies")
+    copies, _ = CopySearch(measured.training).nearest(same.unseen, "copies")
     assert copies.min() >= 0 and copies.max() < SAME
 
 
 def test_an_audit_that_cannot_tell_says_so(measured):
     blind = SimpleNamespace(**vars(measured))
-    blind.reference = measured.reference.take(slice(None))
-    blind.reference.images = measured.training.images[:24].copy()  # "unseen" people who look like training people
-    result, _ = audit(blind, as_samples(measured.others, measured.others.images))
+    blind.unseen = measured.unseen.take(slice(None))
+    blind.unseen.images = measured.training.images[:24].copy()  # "unseen" people who look like training people
+    result, _ = audit(blind, as_samples(measured.unseen, brains(6, seed=3).images))
     assert result["audit_false_alarm"] == 1 and result["verdict"].startswith("cannot tell")
 
 
@@ -188,7 +188,7 @@ def labelled(people, seed, contrast):
 def test_usefulness_is_assessed_only_where_real_labels_are_separable(contrast):
     training, unseen, samples = (labelled(16, seed, contrast) for seed in (1, 2, 3))
     yardstick = Yardstick(training)
-    sets = SimpleNamespace(pool=training, pool_originals=training, originals=unseen, samples=[samples])
+    sets = SimpleNamespace(fitted=training, pool_originals=training, originals=unseen, all_samples=samples)
     result = measure_usefulness(sets, yardstick)
     if contrast:
         assert result["auc_real"]["value"] > 0.9 and result["auc_samples"]["value"] > 0.9

@@ -26,7 +26,7 @@ def pictures():
     """Images for the figures of a folder: there are no codes."""
     real, samples = brains(4), brains(4, seed=1)
     sets = SimpleNamespace(
-        originals=real, reference=real, samples=[samples], all_samples=samples, search=real, labels=["AD", "NC"]
+        originals=real, reference=real, samples=samples, all_samples=samples, search=real, labels=["AD", "NC"]
     )
     return {"sets": sets, "neighbours": [(0, 1, 0.5)], "spectra": spectra_of(sets)}
 
@@ -364,7 +364,7 @@ def test_figures_are_written_and_only_some_show_participants(tmp_path, pictures)
 
 def test_spectra_leave_out_reconstructions_where_there_are_none():
     real, samples = brains(3), brains(3, seed=1)
-    sets = SimpleNamespace(originals=real, reference=real, samples=[samples])
+    sets = SimpleNamespace(originals=real, reference=real, samples=samples)
     spectra = spectra_of(sets)
     assert list(spectra) == ["slices", "samples"]
     frequencies, power = spectra["slices"]

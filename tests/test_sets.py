@@ -54,6 +54,7 @@ def measure_brains():
     yardstick = Yardstick(training)
     return SimpleNamespace(
         training=training,
+        unseen=brains(6, seed=2, prefix="r"),
         yardstick=yardstick,
         pool=yardstick.describe(training),
         reference=yardstick.describe(brains(6, seed=2, prefix="r")),
