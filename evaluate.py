@@ -147,9 +147,7 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     rows = rows_for_sets(parts, split, bits[split], seed, metrics["notes"])
     sets = gather_sets(run, kept, parts, split, rows, baseline, seed, num_samples, quick)
     neighbours = measure_sets(sets, seed, metrics, features, kept.folder / "features_images.npy")
-    metrics["memorisation"]["membership"] = measure_membership(
-        run, kept, parts, bits, split, sets.codes.samples, seed
-    )
+    metrics["memorisation"]["membership"] = measure_membership(run, kept, parts, bits, split, sets.codes.samples, seed)
     measure_people(run, place, per_slice, known, metrics)
     save_json(place / "metrics.json", metrics)
     pictures = {
@@ -226,11 +224,14 @@ def rows_for_sets(parts, split, bits, seed, notes):
 
     part, training = parts[split], parts["train"]
     rows = np.flatnonzero(for_sets(part.slices["subject"].to_numpy()))
-    sides = (one.image_set(np.arange(len(one.slices)), which) for one, which in ((part, rows), (training, half_rows(training, seed)[1])))
+    sides = (
+        one.image_set(np.arange(len(one.slices)), which)
+        for one, which in ((part, rows), (training, half_rows(training, seed)[1]))
+    )
     rows = rows[no_more_than_the_pool(*sides)]
     if len(rows) < len(part.slices):
         notes.append(
-            f"sets are compared on the {len(rows)} slices of {part.slices['subject'].iloc[rows].nunique()} evenly drawn "
+            f"sets are compared on {len(rows)} slices of {part.slices['subject'].iloc[rows].nunique()} evenly drawn "
             f"people, and bits are counted on {bits.kept.sum()}, of the {len(part.slices)} slices of the split"
         )
     return rows

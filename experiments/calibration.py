@@ -4,8 +4,8 @@
     python experiments/calibration.py --data demo400 --out ReducedResults/calibration.json
 
 The generator's samples are slices of fresh simulated people, each of another person as far as they last: nothing is
-better. In every repetition people are drawn anew: some to train on, of whom half fit the yardstick; some to be the split;
-the rest play the generator. Counted is how often any number is told apart though nothing differs, how often the 95 %
+better. In every repetition people are drawn anew: some to train on, of whom half fit the yardstick; some to be the
+split; the rest play the generator. Counted is how often any number is told apart though nothing differs, how often the 95 %
 intervals of the distances hold the truth, which is 0, and how often the audit takes samples for copies.
 """
 

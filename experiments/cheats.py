@@ -1,52 +1,86 @@
-"""Are bad generators caught? Seven of them, judged by evaluate.py folder; run by hand.
+"""Are bad generators caught, and a perfect one let pass? Seven, and two perfect ones, judged twice; run by hand.
 
     python experiments/cheats.py --run brains --out ReducedResults/cheats.csv
 
-Real are the run's validation and test people; its training people are halved: one half is --train, the
-other, which --train does not know, is the control: what a perfect generator would make.
+They stand for slices of the run's validation and test people, and are set against these slices and against their
+reconstructions. Two thirds of the run's training people are what the generators were made of; the others, of whom the
+judge knows nothing, play a perfect generator: their slices that of slices, their reconstructions that of
+reconstructions.
 """
 
 import sys
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils import Parser, load_json, random_generator, run_script, shell, whole_file
+from utils import Parser, random_generator, run_script, shell, whole_file
 
 # ---- the generators -----------------------------------------------------------------------------
 
 
-def make_generators(training, reconstructions, control, reference):
-    """Name -> images (N, H, W) uint8 that stand for the slices of ``reference`` one by one; all are ImageSets."""
+def make_generators(slices, reconstructions, control, decoded_control, reference):
+    """Name -> ImageSet that stands for the slices of ``reference`` one by one.
+
+    Args:
+        slices, reconstructions: ImageSets of the people that the generators were made of.
+        control, decoded_control: the same, of the people who play a perfect generator.
+        reference: ImageSet of slices of unseen people.
+    """
     import numpy as np
     from scipy import ndimage
 
-    from metrics.nulls import draw_null, gaussian_images
+    from metrics.measured import as_samples, join
+    from metrics.nulls import gaussian_images, independent_rows
     from slices.frame import to_bytes
 
-    people, rows = draw_null(training, reference, 0, 0)
-    others = draw_null(training, reference, 0, 1)[0]
-    decoded = reconstructions.images[rows]
     random = random_generator(0, "cheats")
-    displaced = displace(reference, random)
-    return {
-        "control: slices of other people": draw_null(control, reference, 0, 0)[0].images,
-        "Gaussian in the PCA space of training slices": gaussian_images(training, reference.position, 0),
+    count = len(control.person), len(reference.person)
+    perfect = independent_rows(join(control, reference), count[0] + np.arange(count[1]), np.arange(count[0]), random)
+    rows = stand_ins(slices, reference, random)
+    others = stand_ins(slices, reference, random, slices.person[rows])
+    images, decoded = slices.images[rows], reconstructions.images[rows]
+    places = {"label": reference.label, "position": reference.position}
+    cheats = {
+        "Gaussian in the PCA space of training slices": gaussian_images(slices, reference.position, 0),
         "training reconstructions, shifted 2 px, gain 2 %": to_bytes(np.roll(decoded, 2, axis=2) / 255 * 1.02),
-        "blurred training slices": np.stack([ndimage.gaussian_filter(image, 1.5) for image in people.images]),
-        "means of two people": to_bytes((people.images / 255 + others.images / 255) / 2),
-        "one person repeated": repeat_one(training, people.person[0], reference.position),
-        "reconstructions plus noise with the missing spectrum": noisy(people.images, decoded, random),
-        "right slices at wrong positions": draw_null(training, displaced, 0, 0)[0].images,
+        "blurred training slices": np.stack([ndimage.gaussian_filter(image, 1.5) for image in images]),
+        "means of two people": to_bytes((images / 255 + slices.images[others] / 255) / 2),
+        "one person repeated": repeat_one(slices, slices.person[rows[0]], reference.position),
+        "reconstructions plus noise with the missing spectrum": noisy(images, decoded, random),
+        "right slices at wrong positions": slices.images[stand_ins(slices, displace(reference, random), random)],
     }
+    return {  # slices of one person stay known as such in the control: there are too few people for one each
+        "control: slices of other people": replace(control.take(perfect), **places),
+        "control: reconstructions of other people": replace(decoded_control.take(perfect), **places),
+        **{name: as_samples(reference, images) for name, images in cheats.items()},
+    }
+
+
+def stand_ins(pool, reference, random, not_of=None):
+    """A row of the pool for each slice of the reference, each drawn for itself: of its label, at the nearest position.
+
+    Args:
+        pool, reference: ImageSets.
+        not_of: (N,) of str, whose slice must not stand for which.
+    """
+    import numpy as np
+
+    rows = []
+    for i, (label, position) in enumerate(zip(reference.label, reference.position, strict=True)):
+        fits = (pool.label == label) if (pool.label == label).any() else np.ones(len(pool.label), bool)
+        if not_of is not None:
+            fits = fits & (pool.person != not_of[i])
+        distance = np.where(fits, np.abs(pool.position - position), np.inf)
+        rows.append(random.choice(np.flatnonzero(distance == distance.min())))
+    return np.array(rows)
 
 
 def displace(reference, random):
     """The reference with positions that none of its slices has: each position becomes another one."""
     import numpy as np
 
-    from metrics.sets import replace_images
+    from metrics.measured import replace_images
 
     elsewhere = random.permutation(np.unique(reference.position))
     moved = dict(zip(np.unique(reference.position), np.roll(elsewhere, 1)[np.argsort(elsewhere)], strict=True))
@@ -85,8 +119,8 @@ def noisy(originals, reconstructions, random):
 # ---- judging them -------------------------------------------------------------------------------
 
 
-def load_sets(name, data, command):
-    """The slices of a run's training people, their reconstructions, its other people's slices: ImageSets; the labels.
+def load_people(name, data, command):
+    """A run's training people and all its others, each as slices and as reconstructions, ImageSets; and its labels.
 
     Args:
         command: what to note as the look at test people.
@@ -94,6 +128,7 @@ def load_sets(name, data, command):
     import numpy as np
 
     from evaluate import note_look
+    from metrics.measured import ImageSet
     from metrics.parts import Cache, check_people, load_part
     from sampling.run import Run
 
@@ -102,51 +137,83 @@ def load_sets(name, data, command):
     check_people(run, "validation")
     note_look(run.folder, command)
     cache = Cache(run)
-    parts = {split: load_part(run, cache, split) for split in ("train", "validation", "test")}
-    training, *real = (part.image_set(part.crops) for part in parts.values())
-    reference = type(training)(*(np.concatenate([getattr(part, name) for part in real]) for name in vars(training)))
-    return training, parts["train"].image_set(parts["train"].reconstructions), reference, run.labels
+    training, *others = (
+        [part.image_set(part.crops), part.image_set(part.reconstructions)]
+        for part in (load_part(run, cache, split) for split in ("train", "validation", "test"))
+    )
+    names = ("images", "label", "position", "person")
+    unseen = [
+        ImageSet(*(np.concatenate([getattr(images, name) for images in sides]) for name in names))
+        for sides in zip(*others, strict=True)
+    ]
+    return training, unseen, run.labels
 
 
-def write(folder, images, labels):
-    """An ImageSet in the ADNI layout, slices of a person numbered by position."""
-    from slices.images import save_png
+def sets_of(known, unseen, labels):
+    """The Sets that generators are judged with, whose samples are still those of nobody: the reference itself.
 
-    for image, label, position, person in zip(images.images, images.label, images.position, images.person, strict=True):
-        place = folder / labels[label - 1]
-        place.mkdir(parents=True, exist_ok=True)
-        save_png(place / f"{person}_{position:03d}.png", image)
-
-
-def judge(folder, number, name, images, reference, labels):
-    """A row of the table: what evaluate.py makes of these images, beside real/ and train/ in the folder."""
+    Args:
+        known, unseen: slices and reconstructions, ImageSets, of the people that generators were made of, and of those
+            that they stand for.
+    """
     import numpy as np
 
-    from evaluate import evaluate_folder
-    from metrics.sets import replace_images
+    from metrics.folders import softened_copies
+    from metrics.measured import as_samples
+    from metrics.nulls import halve
+    from metrics.samples import Sets, no_more_than_the_pool
 
-    cheat = replace_images(reference, images)
-    cheat.person = np.array([f"g{person}" for person in reference.person])
-    generated, out = folder / f"cheat{number}", folder / f"out{number}"
-    write(generated, cheat, labels)
-    evaluate_folder(str(generated), str(folder / "real"), str(folder / "train"), out=out)
-    return summarise(name, load_json(out / "metrics.json"))
+    slices, reconstructions = known
+    fitted, drawn = (np.isin(slices.person, half) for half in halve(slices.person, slices.label, 0))
+    kept = no_more_than_the_pool(unseen[0], slices.take(drawn))
+    originals, reference = (images.take(kept) for images in unseen)
+    nobody = as_samples(reference, reference.images)
+    return Sets(
+        reference=reference,
+        originals=originals,
+        fitted=slices.take(fitted),
+        pool=reconstructions.take(drawn),
+        pool_originals=slices.take(drawn),
+        samples=nobody,
+        search=slices,
+        all_samples=nobody,
+        planted=softened_copies(slices, 0),
+        labels=labels,
+    )
 
 
-def summarise(name, metrics):
-    """OF_SAMPLES of a metrics.json, by how much each exceeds its null band, and those beyond by more than its width."""
-    from metrics.comparison import OF_SAMPLES
-    from report.numbers import excess, value_of
+def judge(sets, name, cheat):
+    """The rows of the table for one generator, a row for each reference.
 
-    row, caught_by = {"generator": name}, []
-    for key in OF_SAMPLES:
-        section, metric = key.split(".")
-        value, null = metrics[section][metric], metrics[section][f"{metric}_null"]
-        row[metric] = value_of(value)
-        row[f"{metric}_excess"] = excess(metric, value, null)
-        if row[f"{metric}_excess"] > 1:
-            caught_by.append(metric)
-    return row | {"copies_found": metrics["memorisation"]["flagged"], "caught_by": ", ".join(caught_by)}
+    Args:
+        sets: Sets, in which the generator takes the place of the samples.
+        cheat: ImageSet.
+    """
+    from metrics.memorisation import measure_memorisation
+    from metrics.samples import measure_samples
+
+    sets = replace(sets, samples=cheat, all_samples=cheat)
+    slices_alone = replace(sets, reference=sets.originals, pool=sets.pool_originals)  # what copies are searched among
+    return summarise(name, measure_samples(sets, 0, [])[0], measure_memorisation(slices_alone, 0)[0])
+
+
+def summarise(name, samples, memorisation):
+    """What the sections samples and memorisation of metrics.json say of a generator: a row for each reference.
+
+    A generator is caught by the numbers that are told apart, and by an audit that flags copies.
+    """
+    from report.numbers import REFERENCES, TOLD_APART, judged, value_of
+
+    rows = []
+    for reference, (against, _) in REFERENCES.items():
+        found = list(judged(samples[reference]))
+        told_apart = [key for key, section, name in found if section[f"{name}_verdict"] == TOLD_APART]
+        caught_by = told_apart + ["copies"] * memorisation["flagged"]
+        row = {"generator": name, "against": against, "numbers": len(found), "told_apart": len(told_apart)}
+        row |= {"copies_found": memorisation["flagged"], "caught_by": ", ".join(caught_by)}
+        row |= {name: value_of(memorisation[name]) for name in ("nn_ratio", "copies_fraction")}
+        rows.append(row | {f"{key}_p": section[f"{name}_p"] for key, section, name in found})
+    return rows
 
 
 def main(argv):
@@ -159,23 +226,18 @@ def main(argv):
     import numpy as np
     import pandas as pd
 
-    training, reconstructions, reference, labels = load_sets(
-        flags.run, flags.data, shell("experiments/cheats.py", *argv)
-    )
-    known = np.isin(training.person, np.unique(training.person)[::2])
+    training, unseen, labels = load_people(flags.run, flags.data, shell("experiments/cheats.py", *argv))
+    people = np.unique(training[0].person)
+    is_known = np.isin(training[0].person, people[np.arange(len(people)) % 3 > 0])
+    known, control = ([images.take(which) for images in training] for which in (is_known, ~is_known))
+    sets = sets_of(known, unseen, labels)
     rows = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write(folder / "real", reference, labels)
-        write(folder / "train", training.take(known), labels)
-        generators = make_generators(
-            training.take(known), reconstructions.take(known), training.take(~known), reference
-        )
-        for number, (name, images) in enumerate(generators.items()):
-            rows.append(judge(folder, number, name, images, reference, labels))
-            print(f"{name}: caught by {rows[-1]['caught_by'] or 'nothing'}", flush=True)
+    for name, cheat in make_generators(*known, *control, sets.originals).items():
+        rows += judge(sets, name, cheat)
+        for row in rows[-2:]:
+            print(f"{name}, against {row['against']}: caught by {row['caught_by'] or 'nothing'}", flush=True)
     with whole_file(flags.out) as path:
-        pd.DataFrame(rows).round(4).to_csv(path, index=False)
+        pd.DataFrame(rows).round(6).to_csv(path, index=False)
 
 
 if __name__ == "__main__":

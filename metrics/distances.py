@@ -24,7 +24,7 @@ def set_statistics(samples, reference, places, shape_rms):
 
     Args:
         samples, reference: DescribedSets.
-        places: (N,) of str, whose places samples take in radii by person: with a person for each, theirs would be smaller.
+        places: (N,) of str, whose places samples take in radii by person: each its own person, theirs were smaller.
         shape_rms: (C,) of ``Yardstick``.
 
     Returns:
@@ -49,7 +49,7 @@ def set_statistics(samples, reference, places, shape_rms):
 
 
 def distance_intervals(samples, reference, shape_rms):
-    """The distances of set_statistics with their 95 % intervals: a dict of {"value", "low", "high"}, or plain values."""
+    """Distances with their 95 % intervals, a dict of {"value", "low", "high"}; or plain values of too few people."""
     statistics = {
         "frechet": frechet_distance,
         "kid": lambda *sides: kernel_distance(*sides, shape_rms),
@@ -64,7 +64,7 @@ def distance_intervals(samples, reference, shape_rms):
 
 
 def t_interval(value, error, freedom):
-    """{"value", "low", "high"}: a value ± the 95 % t margin of its standard error; the value alone where that is None."""
+    """{"value", "low", "high"}: a value ± the 95 % t margin of its standard error; the value where that is None."""
     if error is None:
         return value
     margin = float(stats.t.ppf(0.975, freedom) * error)
@@ -132,8 +132,8 @@ def patch_distance(samples, reference):
     """Sliced Cramér distance of patches, unbiased, times 1,000; the mean over levels and directions.
 
     The squared difference of the shares below each threshold (Kolouri et al. 2020, *Sliced Cramér synaptic
-    consolidation*, §3). Pairs of slices of one person are left out, so that it may be below 0 where nothing differs. None where
-    no patch fits into any brain, or a set has one person.
+    consolidation*, §3). Pairs of slices of one person are left out, so that it may be below 0 where nothing differs.
+    None where no patch fits into any brain, or a set has one person.
     """
     distances = []
     for level in range(samples.patches.shape[1]):

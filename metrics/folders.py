@@ -7,9 +7,10 @@ import pandas as pd
 from scipy import ndimage
 
 from metrics.copies import shift_and_gain
-from metrics.people import SET_SLICES, for_nulls, whole_people
-from metrics.samples import Sets
-from metrics.sets import ImageSet, as_samples, replace_images
+from metrics.measured import ImageSet, as_samples, replace_images
+from metrics.nulls import halve
+from metrics.people import SET_SLICES, for_nulls
+from metrics.samples import Sets, no_more_than_the_pool
 from slices.frame import brain_crop, crop
 from slices.images import load_images
 from slices.index import find_slices
@@ -98,33 +99,65 @@ def folder_sets(loaded, seed, num_samples, notes):
         UserError: there are too few generated images.
     """
     images = image_sets(loaded, notes)
-    candidates, pool = images["generated"], images.get("train")
+    candidates, training = images["generated"], images.get("train")
     count = len(candidates.images)
-    reference = images["real"].take(whole_people(images["real"].person, min(SET_SLICES, count)))
-    reference = reference.take(slice(0, count))
-    if len(set(reference.person)) < 2:
+    reference = images["real"].take(people_that_fit(images["real"], min(SET_SLICES, count), seed))
+    if len(reference.images) > count:
         raise UserError(f"{loaded['generated']['folder']} holds too few images ({count}) to stand for two people")
+    if training is None:
+        notes.append("no --train: components are fitted on the real people, and there are no null bands and no audit")
+        training = drawn = planted = reference.take(slice(0, 0))
+        fitted = reference
+    else:
+        few = training.take(for_nulls(training.person))
+        fitted, drawn = (few.take(np.isin(few.person, half)) for half in halve(few.person, few.label, seed))
+        reference = reference.take(no_more_than_the_pool(reference, drawn))
+        planted = softened_copies(training, seed)
     rows = match(reference, candidates, random_generator(seed, "matching"))
     everyone = as_samples(candidates, candidates.images)
     samples = everyone.take(rows)
     samples.label, samples.position = reference.label, reference.position
-    if pool is None:
-        notes.append("no --train: components are fitted on the real people, and there are no null bands and no audit")
-        pool = planted = reference.take(slice(0, 0))
-        fitted = reference
-    else:
-        fitted, planted = pool.take(for_nulls(pool.person)), softened_copies(pool, seed)
     return Sets(
         reference=reference,
         originals=reference,
-        pool=fitted if len(pool.images) else pool,
-        pool_originals=fitted,
-        samples=[samples],
-        search=pool,
+        fitted=fitted,
+        pool=drawn,
+        pool_originals=drawn,
+        samples=samples,
+        search=training,
         planted=planted,
         labels=labels_of(loaded),
-        all_samples=everyone.take(slice(0, max(num_samples, len(rows)))),
+        all_samples=everyone.take(even_draw(everyone.label, max(num_samples, len(rows)), seed)),
     )
+
+
+def people_that_fit(images, limit, seed):
+    """(N,) bool: the slices of whole people, no more than ``limit`` where two people allow it.
+
+    People are taken at random, each label as often as it comes among all people. Who does not fit is passed over.
+    """
+    people, first, counts = np.unique(images.person, return_index=True, return_counts=True)
+    random = random_generator(seed, "people of the reference")
+    turn = np.empty(len(people))  # the share of the label's people who come before, and half of oneself
+    for label in np.unique(images.label[first]):
+        same = random.permutation(np.flatnonzero(images.label[first] == label))
+        turn[same] = (np.arange(len(same)) + 0.5) / len(same)
+    chosen, total = [], 0
+    for one in np.argsort(turn, kind="stable"):
+        if len(chosen) < 2 or total + counts[one] <= limit:
+            chosen.append(one)
+            total += counts[one]
+    return np.isin(images.person, people[chosen])
+
+
+def even_draw(label, count, seed):
+    """The rows (M,) int, in order, of at most ``count`` images, as many of each label (N,) as there are of it."""
+    random = random_generator(seed, "images that copies are searched for")
+    turn = np.empty(len(label), int)  # how many of the same label come before
+    for one in np.unique(label):
+        same = random.permutation(np.flatnonzero(label == one))
+        turn[same] = np.arange(len(same))
+    return np.sort(np.argsort(turn, kind="stable")[:count])
 
 
 def labels_of(loaded):

@@ -35,7 +35,7 @@ class Draw(NamedTuple):
 
     Attributes:
         reference: as many whole people as the split has, by label.
-        perfect_prior: a slice of the rest for each slice of the reference, of its label and position, each drawn by itself.
+        perfect_prior: for each slice of the reference one of the rest, of its label and position, drawn by itself.
         other_people: the slices of as many whole people of the rest.
     """
 

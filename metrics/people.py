@@ -23,7 +23,7 @@ def for_sets(subjects):
 
 
 def for_nulls(subjects):
-    """(N,) bool: the slices of the training people that the yardstick and the nulls take; bits are counted on as many."""
+    """(N,) bool: the slices of training people that yardstick and nulls take; bits are counted on as many."""
     return whole_people(subjects, 4 * SET_SLICES)
 
 

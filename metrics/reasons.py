@@ -13,7 +13,7 @@ WHY_NOT = {
 
 
 def put(target, name, value, reason):
-    """Set a metric; None gets its reason beside it: a name of WHY_NOT that ``reason`` starts or ends with, or itself."""
+    """Set a metric; None gets its reason beside it: that of WHY_NOT whose name ``reason`` has at an end, or itself."""
     target[name] = value
     if value is None:
         known = (key for key in WHY_NOT if reason and (reason.startswith(key) or reason.endswith(f"_{key}")))

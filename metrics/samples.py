@@ -118,7 +118,7 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
 
 
 def half_rows(training, seed):
-    """Rows of a Part that the yardstick is fitted on, and of its other people, from whom nulls are drawn: (N,) int each."""
+    """Rows of a Part that the yardstick is fitted on, and those from whose people nulls are drawn: (N,) int each."""
     person = training.slices["subject"].to_numpy().astype(str)
     drawn = for_nulls(person)
     halves = halve(person[drawn], training.columns["label"][drawn], seed)

@@ -76,7 +76,7 @@ class Yardstick:
         self.anatomy_sds = np.maximum(deviations, np.where(pooled > 0, 0.1 * pooled, 1))
 
     def _fit_patches(self, patches):
-        """Set the RMS of the patches of each level, random directions (PATCH², DIRECTIONS), and THRESHOLDS along them."""
+        """Set the RMS of each level's patches, random directions (PATCH², DIRECTIONS), and THRESHOLDS along them."""
         count = np.isfinite(patches).sum(axis=(0, 2, 3))[:, None, None]
         self.patch_rms = np.sqrt(np.nansum(patches**2, axis=(0, 2, 3))[:, None, None] / np.maximum(count, 1)) + 1e-9
         directions = random_generator(0, "patch directions").standard_normal((PATCH**2, DIRECTIONS))

@@ -11,9 +11,9 @@ CONSISTENT, TOLD_APART, CANNOT_TELL = "consistent", "told apart", "cannot tell"
 def p_value(value, null, worse=None):
     """How often a perfect prior would score as badly: in (0, 1].
 
-    The rank of the value among the draws. Beyond the furthest draw it is continued by an exponential tail whose scale is
-    the mean excess of the furthest tenth (Knijnenburg et al. 2009, with shape 0): a hundred draws alone could
-    never pass a correction for many numbers.
+    The rank of the value among the draws. Beyond the furthest draw it is continued by an exponential tail whose scale
+    is the mean excess of the furthest tenth (Knijnenburg et al. 2009, with shape 0): a hundred draws alone could never
+    pass a correction for many numbers.
 
     Args:
         value: float.

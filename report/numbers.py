@@ -157,7 +157,7 @@ def plain_name(key):
     if key in MEASURES:
         return MEASURES[key][0]
     group, _, name = key.rpartition(".")
-    words = name.replace("_effect", " (effect size)").replace("_", " ")
+    words = name.replace("_effect", " (effect size)").replace("_", " ").replace("csf", "CSF")
     return f"power, {words}" if group == "spectrum" else words
 
 

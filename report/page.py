@@ -61,12 +61,12 @@ told at the lowest rate of false alarms that so many unseen people allow. No sha
 
 STYLE = """
 :root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;color:#20252b;max-width:60rem;margin:0 auto;padding:1rem}
+body{font:16px/1.5 system-ui,sans-serif;color:#20252b;max-width:64rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;margin:.5rem 0}
 h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid #d5dade}
 img{max-width:100%;height:auto;display:block;margin:.5rem 0}
 figure{margin:1rem 0}
-figcaption{color:#56606a;font-size:.9rem}
+figcaption{color:#56606a;font-size:.9em}
 .table{overflow-x:auto}
 table{border-collapse:collapse;font-size:.92rem;width:100%}
 td,th{padding:.3rem .6rem;text-align:left; vertical-align:top;border-bottom:1px solid #e3e7ea}
@@ -75,22 +75,26 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums}
 .verdict{border-left:4px solid #56606a;padding-left:.8rem}
 .out{color:#b4421f;font-weight:600}
 .what{display:block;color:#56606a;font-size:.85em;font-weight:400}
-th[scope=row]{font-weight:600}
+.narrow th[scope=row]{min-width:11rem}
+.narrow td[data-of=verdict]{white-space:nowrap}
 summary{cursor:pointer;font-weight:600;margin:.5rem 0}
 pre{white-space:pre-wrap;font-size:.8rem;overflow-wrap:anywhere}
 @media(max-width:40rem){.narrow thead{display:none}
-.narrow tr,.narrow td,.narrow th{display:block;border:0;padding:.1rem 0}
+.narrow tr,.narrow td,.narrow th{display:block;min-width:0;border:0;padding:.1rem 0}
 .narrow tr{border-bottom:1px solid #e3e7ea;padding:.4rem 0}
 .narrow td[data-of]::before{content:attr(data-of) ": "}
-.narrow td.n{white-space:normal}}
-@media print{body{max-width:none;font-size:10px;padding:0}
+.narrow td.n{white-space:normal}
+.narrow th[scope=row]{padding-top:.5rem}}
+@media print{body{max-width:none;font-size:12px;padding:0}
+table{font-size:10.5px}
 thead{display:table-header-group}
 tr,figure,.verdict,.narrow tbody{break-inside:avoid}
 h2,h3,summary{break-after:avoid}
-figure img{max-height:22cm}
+figure img{max-height:15cm}
 .table{overflow:visible}
-.all{font-size:7px}
-.all td,.all th{padding:.1rem .2rem;overflow-wrap:anywhere}
+.all table{font-size:7px}
+.all td,.all th{padding:.1rem .2rem}
+.all td:first-child{overflow-wrap:anywhere}
 details::details-content{content-visibility:visible;display:block;height:auto}
 details>*{display:block}}
 """
@@ -186,15 +190,15 @@ def memorisation_parts(metrics):
         return []
     memorisation = metrics["memorisation"]
     lines = [
-        f"<tr>{head_cell(row.name, row.meaning)}{value_cell(row)}"
-        f"<td class=n data-of='null'>{row.other_people}</td>{verdict_cell(row)}</tr>"
+        f"<tr>{head_cell(row.name, row.meaning)}{value_cell(row)}{verdict_cell(row)}"
+        f"<td class=n data-of='null'>{row.other_people}</td></tr>"
         for row in summary_rows(metrics)
         if row.section == "memorisation"
     ]
     return [
         "<h2>Memorisation</h2>",
         f"<p class=verdict>{html.escape(capital(memorisation['verdict']))}.</p>",
-        table("narrow", ("measure", "value", "null: training people without their own slices", "verdict"), lines),
+        table("narrow", ("measure", "value", "verdict", "null: training people without their own slices"), lines),
         *membership_parts(memorisation),
     ]
 
@@ -254,9 +258,9 @@ def summary_table(metrics):
         "measure",
         "against",
         "value [95 %]",
+        "verdict",
         "a perfect prior [95 %]",
         "another group of people [95 %]",
-        "verdict",
     )
     bodies = ["".join(summary_line(row, len(group) if row is group[0] else 0) for row in group) for group in groups]
     return table("narrow", heads, bodies) + (
@@ -269,9 +273,9 @@ def summary_line(row, lines):
     """A Row in HTML; the first of ``lines`` of one name has the name and what it means, the others have 0 of them."""
     return (
         f"<tr>{head_cell(row.name, row.meaning, lines) if lines else ''}"
-        f"<td data-of='against'>{row.against or '–'}</td>{value_cell(row)}"
+        f"<td data-of='against'>{row.against or '–'}</td>{value_cell(row)}{verdict_cell(row)}"
         f"<td class=n data-of='a perfect prior'>{row.perfect_prior}</td>"
-        f"<td class=n data-of='another group of people'>{row.other_people}</td>{verdict_cell(row)}</tr>"
+        f"<td class=n data-of='another group of people'>{row.other_people}</td></tr>"
     )
 
 

@@ -198,11 +198,13 @@ def test_report_is_one_file_and_marked(evaluated):
     assert "contains participants" in page and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page and "<script" not in page and "<link" not in page
     for name in (
+        "samples_and_real",
         "reconstructions",
         "samples_by_position",
         "nearest_neighbours",
         "null_bands",
         "spectrum",
+        "power_by_band",
         "bits_map",
         "learning_curves",
         "codebook",
@@ -242,7 +244,7 @@ def test_report_in_a_headless_browser(evaluated, tmp_path):
         text=True,
         timeout=60,
     ).stdout
-    assert dumped.count("<img") == 8 and "All numbers" in dumped
+    assert dumped.count("<img") == 10 and "All numbers" in dumped
 
 
 def test_comparison_is_paired_by_person(evaluated, tmp_path, capsys):
