@@ -14,6 +14,7 @@ from slices.frame import brain_mask
 from slices.processes import parallel
 
 POSITION_BINS = 5
+COUNTED = 4096  # grids at a time
 NEAR = 2  # positions apart, for slices of different people to be compared code by code
 LEAST_DEVIATION = 1.0  # bits: the black around the brain has none, and half a bit more there means nothing
 
@@ -58,7 +59,9 @@ class PositionalBaseline:
         bins = self.bins(position)
         self.counts = np.zeros((POSITION_BINS, *codes.shape[1:], num_codes), np.uint32)
         h, w = np.indices(codes.shape[1:])
-        np.add.at(self.counts, (bins[:, None, None], h, w, codes), 1)
+        for start in range(0, len(codes), COUNTED):  # in one go the indices would take three times the codes
+            rows = slice(start, start + COUNTED)
+            np.add.at(self.counts, (bins[rows, None, None], h, w, codes[rows]), 1)
         self.totals = np.maximum(np.bincount(bins, minlength=POSITION_BINS), 1)
         chosen_on = validation if validation is not None else training
         self.weight = min(

@@ -192,7 +192,9 @@ def coded(codes, positions):
     return SimpleNamespace(codes=np.array(codes), columns={"position": np.array(positions)})
 
 
-def test_positional_baseline_against_counting_by_hand():
+@pytest.mark.parametrize("block", [2, 4096])
+def test_positional_baseline_against_counting_by_hand(block, monkeypatch):
+    monkeypatch.setattr("metrics.codes.COUNTED", block)
     baseline = PositionalBaseline(coded([[[0, 1]], [[0, 0]], [[1, 1]]], [1, 1, 5]), None, 2)
     unigram = np.array([4, 4]) / 8  # three of each, and one added
     assert baseline.unigram == pytest.approx(unigram)
