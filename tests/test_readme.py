@@ -108,6 +108,9 @@ NOT_RUN = {
     '{"type": "worker", "index": \'$i\'}}\' python train.py --preset smoke --run two --distribute multiworker & '
     "done; wait": "two ports of its own; test_distribute.py joins workers",
     "git clone REPOSITORY brains": "this is a clone",
+    "python dataset.py demo --people 400 --out demo400 --image-size 120 128": "minutes; test_cohort.py makes people",
+    "python experiments/calibration.py --data demo400 --out ReducedResults/calibration.json": "an hour; "
+    "test_verdicts.py repeats it in small",
     'pip install -q -r requirements.txt "tensorflow[and-cuda]==2.21.0"': "gigabytes for a GPU that is not here",
     "pip install torch": "gigabytes, and optional",
     "python experiments/study.py --data BRAINS": "hours: it trains every variant for minutes",
