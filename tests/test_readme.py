@@ -114,10 +114,6 @@ NOT_RUN = {
     'pip install -q -r requirements.txt "tensorflow[and-cuda]==2.21.0"': "gigabytes for a GPU that is not here",
     "pip install torch": "gigabytes, and optional",
     "python experiments/study.py --data BRAINS": "hours: it trains every variant for minutes",
-    "python dataset.py demo --people 1200 --out demo1200 --image-size 120 128": "a quarter of an hour: 24,000 slices",
-    "python train.py --data demo1200 --preset demo --run demo800 "
-    "--augment 0 --prior-dropout 0 --prior-steps 4000": "it trains for half an hour, on that cohort",
-    "python evaluate.py --run demo800 --split test --quick": "it needs the run of the command before",
     "python experiments/benchmark.py --run brains --rounds 2 --only machine stage1 stage2 sampling profile startup "
     "growth data": "half an hour, for its numbers alone",
     "python experiments/benchmark.py --run brains --only quality "
