@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import ndimage, stats
 from skimage.filters import threshold_multiotsu
 
-from slices.frame import as_grey
+from slices.frame import as_grey, opened
 
 ANATOMY = ("brain_area", "csf_fraction", "grey_fraction", "white_fraction", "ventricle_area", "asymmetry")
 
@@ -31,16 +31,16 @@ def segment(image, mask):
     tissues = np.where(mask, 1 + (image > csf).astype(int) + (image > white), 0)
     depth = ndimage.distance_transform_edt(mask)
     dark = (image < 0.8 * csf) & (depth > 0.25 * depth.max())
-    bodies, count = ndimage.label(ndimage.binary_opening(dark))
+    bodies, count = ndimage.label(opened(dark))
+    places = np.nonzero(bodies)
+    labels = bodies[places]
+    sizes = np.bincount(labels, minlength=count + 1)
+    y, x = (np.bincount(labels, place, count + 1) / np.maximum(sizes, 1) for place in places)  # the centre of each
     rows, columns = np.nonzero(mask)
-    ventricles = np.zeros_like(mask)
-    for body in range(1, count + 1):
-        here = bodies == body
-        y, x = (places.mean() for places in np.nonzero(here))
-        height = (y - rows.min()) / max(np.ptp(rows), 1)  # 0 at the front, 1 at the back
-        aside = abs((x - columns.min()) / max(np.ptp(columns), 1) - 0.5)
-        if here.sum() >= 0.001 * mask.sum() and 0.25 < height < 0.65 and aside < 0.2:
-            ventricles |= here
+    height = (y - rows.min()) / max(np.ptp(rows), 1)  # 0 at the front, 1 at the back
+    aside = np.abs((x - columns.min()) / max(np.ptp(columns), 1) - 0.5)
+    kept = (sizes >= 0.001 * mask.sum()) & (height > 0.25) & (height < 0.65) & (aside < 0.2)
+    ventricles = kept[bodies] & (bodies > 0)
     return tissues, ndimage.binary_dilation(ventricles, mask=tissues == 1)  # out to the edge that 0.8 left out
 
 

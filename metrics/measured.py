@@ -138,7 +138,9 @@ def texture(image, bands, masks):
     for band, inside in zip(bands, masks, strict=True):
         values = band[inside] if inside.sum() > 1 else np.zeros(2)
         mean, deviation = values.mean(), values.std() + 1e-6
-        moments += [mean, deviation, *((((values - mean) / deviation) ** order).mean() for order in (3, 4))]
+        scaled = (values - mean) / deviation
+        squares = scaled * scaled  # powers by ** take ten times as long
+        moments += [mean, deviation, (squares * scaled).mean(), (squares * squares).mean()]
     return np.concatenate([np.log10(ring_sums(power, BANDS) / sizes + 1e-6), moments])
 
 

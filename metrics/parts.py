@@ -29,17 +29,18 @@ class Part:
         crops, reconstructions: ArrayFiles (N, H, W) uint8, in the crop box.
         error: (N,) float32, the mean absolute difference of crop and reconstruction in grey levels, 0 … 255.
         fingerprint: str, of the pixels.
-        images: ArrayFile (N, frame, 1) uint8, as they are on disk; None where nobody asked for them.
+        images: ArrayFile (N, frame, 1) uint8, as they are on disk. These, reconstructions and error are None where
+            nobody asked for them.
     """
 
     slices: pd.DataFrame
     columns: dict
     codes: np.ndarray
     crops: ArrayFile
-    reconstructions: ArrayFile
-    error: np.ndarray
+    reconstructions: ArrayFile | None
+    error: np.ndarray | None
     fingerprint: str
-    images: ArrayFile = None
+    images: ArrayFile | None = None
 
     def image_set(self, images, rows=slice(None)):
         """Some rows of the part, an index or a mask, as an ImageSet with these images (N, H, W) uint8, in memory."""
@@ -94,20 +95,27 @@ def check_people(run, split):
 def load_parts(run, cache, split):
     """The Parts of train, validation and ``split`` by name; images as on disk for ``split`` alone.
 
+    Validation people are not decoded unless they are the split: only their codes are asked for.
+
     Raises:
         UserError: too few slices can be read.
     """
     return {
-        name: load_part(run, cache, name, frames=name == split)
+        name: load_part(run, cache, name, frames=name == split, decoded=name in ("train", split))
         for name in dict.fromkeys(("train", "validation", split))
         if (run.slices["split"] == name).any()
     }
 
 
-def load_part(run, cache, split, frames=False):
-    """The Part of one split; with ``frames`` it has the images as they are on disk.
+def load_part(run, cache, split, frames=False, decoded=True):
+    """The Part of one split. What there is of every slice goes into files block by block: it need not fit into memory.
 
-    What there is of every slice goes into files block by block, so that no split need fit into memory.
+    Args:
+        run: sampling.run.Run.
+        cache: Cache of the run.
+        split: str.
+        frames: whether to have the images as they are on disk, too.
+        decoded: whether to have the reconstructions, and their error.
 
     Raises:
         UserError: fewer than two people of a split that is needed have readable slices, or there is no room for a file.
@@ -117,7 +125,8 @@ def load_part(run, cache, split, frames=False):
     def array_file(*shape):
         return ArrayFile((len(slices), *shape), np.uint8, file_folder(run.cache, cache.folder.absolute()))
 
-    crops, reconstructions = (array_file(*run.box[2:]) for _ in range(2))
+    crops = array_file(*run.box[2:])
+    reconstructions = array_file(*run.box[2:]) if decoded else None
     images = array_file(*run.frame, 1) if frames else None
 
     def keep(block):
@@ -136,7 +145,7 @@ def load_part(run, cache, split, frames=False):
         codes=codes,
         crops=crops,
         reconstructions=reconstructions,
-        error=decode_file(run, codes, crops, reconstructions, split),
+        error=decode_file(run, codes, crops, reconstructions, split) if decoded else None,
         fingerprint=loaded.fingerprint,
         images=images,
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import slices.images
-from metrics.parts import Cache, load_part
+from metrics.parts import Cache, load_part, load_parts
 from sampling.run import Run, encode_images
 from slices.frame import crop
 from utils import UserError
@@ -37,7 +37,18 @@ def test_a_part_is_what_its_slices_are_encoded_and_decoded_to(run, tmp_path, mon
     assert all(len(column) == 15 for column in part.columns.values())
     expected = np.abs(crops.astype(float) - part.reconstructions[:]).mean(axis=(1, 2))
     assert part.error.dtype == np.float32 and np.allclose(part.error, expected, rtol=1e-6)
-    assert load_part(run, Cache(run, folder=tmp_path / "cache"), "train").images is None
+
+
+def test_nothing_is_decoded_or_kept_that_nobody_asks_for(run, tmp_path):
+    parts = load_parts(run, Cache(run, folder=tmp_path / "cache"), "test")
+    has = {
+        name: tuple(value is not None for value in (part.images, part.reconstructions, part.error))
+        for name, part in parts.items()
+    }
+    assert has == {"train": (False, True, True), "validation": (False, False, False), "test": (True, True, True)}
+    assert all(len(part.crops) == len(part.codes) for part in parts.values())
+    judged = load_parts(run, Cache(run, folder=tmp_path / "cache"), "validation")
+    assert list(judged) == ["train", "validation"] and len(judged["validation"].reconstructions)
 
 
 def test_sets_of_a_part_read_the_rows_that_are_asked_for(run, tmp_path):
