@@ -45,7 +45,9 @@ def test_controls_are_of_people_that_no_generator_knows(people):
             for image, label, position in zip(images, reference.label, reference.position, strict=True)
         )
 
-    slices, reconstructions = (made[f"control: {what} of other people"].images for what in ("slices", "reconstructions"))
+    slices, reconstructions = (
+        made[f"control: {what} of other people"].images for what in ("slices", "reconstructions")
+    )
     assert are_of(slices, control) and not are_of(slices, known)
     assert are_of(reconstructions, dark)
     assert np.array_equal(slices // 2, reconstructions)  # of the same people

@@ -170,7 +170,9 @@ def test_a_split_too_large_for_sets_is_thinned_by_person_and_says_so(evaluated, 
     monkeypatch.setattr(report.page, "draw_figures", lambda *_: [])
     evaluate.main(["--run", str(folder), "--split", "test", "--quick", "--num-samples", "20"])
     notes = json.loads((folder / "metrics.json").read_text())["notes"]
-    assert any(note.startswith("sets are compared on 8 slices of 2 evenly drawn") and "16, of the 16" in note for note in notes)
+    assert any(
+        note.startswith("sets are compared on 8 slices of 2 evenly drawn") and "16, of the 16" in note for note in notes
+    )
     people = pd.read_csv(folder / "people.csv")
     assert len(people) == 4 and people["bits_per_code"].notna().all() and people["ssim_brain"].notna().all()
 

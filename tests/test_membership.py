@@ -49,8 +49,7 @@ def slices_of(name, people, slices, random, prior_bits=5.0, error=4):
     part = SimpleNamespace(
         codes=random.permutation(n * 12).reshape(n, *GRID).astype(np.int32) + (1000 if name == "train" else 0),
         columns={"label": np.ones(n, np.int32), "position": position},
-        crops=np.full((n, 8, 6), 9, np.uint8),
-        reconstructions=np.full((n, 8, 6), 9 - error, np.uint8),
+        error=np.full(n, error, np.float32),
         fingerprint=name,
     )
     bits = CodeBits(np.full((n, *GRID), prior_bits), np.full((n, *GRID), 6.0), None, brain, subject, np.ones(n, bool))
@@ -112,13 +111,13 @@ def test_a_person_of_many_slices_counts_once():
     train, train_bits = slices_of("train", 33, 1, random, prior_bits=1.0, error=0)
     test, test_bits = slices_of("test", 5, 1, random)
     train_bits.subject = np.array(["many"] * 30 + ["a", "b", "c"])
-    train_bits.prior[30:], train.reconstructions[30:] = 9.0, 0
+    train_bits.prior[30:], train.error[30:] = 9.0, 9
     strangers = np.full((1, *GRID), -1, np.int32)
     run = SimpleNamespace(prior=FakePrior(strangers))
     result = measure_membership(
         run, NO_CACHE, {"train": train, "test": test}, {"train": train_bits, "test": test_bits}, "test", strangers, 0
     )
-    for name in ("likelihood", "least_likely_codes", "vqvae_error"):
+    for name in ("likelihood", "least_likely_codes", "least_likely_codes_plain", "vqvae_error"):
         assert [result[name][key] for key in ("people", "auc", "told")] == [4, 0.25, 0.25], name
     assert all(result[name]["people"] == 4 for name in ATTACKS)
 
@@ -218,7 +217,7 @@ def test_attacks_on_the_brain_are_null_where_none_was_found():
     result = measure_membership(
         run, NO_CACHE, dict(train=part, test=part), dict(train=bits, test=bits), "test", part.codes, 0
     )
-    for name in ("least_likely_codes", "prefix_extraction", "nearest_sample"):
+    for name in ("least_likely_codes", "least_likely_codes_plain", "prefix_extraction", "nearest_sample"):
         assert result[name] is None and result[f"{name}_why"] == "no brain was found"
     assert result["likelihood"]["auc"] == 0.5
 
