@@ -7,7 +7,7 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from metrics.anatomy import dice, segment
-from slices.frame import as_grey, brain_mask
+from slices.frame import as_grey, brain_mask, eroded
 
 MS_SSIM_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # finest scale first (Wang et al. 2003)
 
@@ -131,7 +131,7 @@ def masked_spectra(images, mask):
 
     The mask is eroded and smoothed, so that the outline of the brain adds no frequencies of its own.
     """
-    soft = ndimage.gaussian_filter(ndimage.binary_erosion(mask, iterations=4).astype(float), 2)
+    soft = ndimage.gaussian_filter(eroded(mask, 4).astype(float), 2)
     if not soft.any():
         soft = mask.astype(float)
     means = (images * soft).sum(axis=(1, 2), keepdims=True) / soft.sum()

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from metrics.anatomy import anatomy
 from metrics.images import half_size, ring_sums
-from slices.frame import as_grey, brain_mask, to_bytes
+from slices.frame import as_grey, brain_mask, eroded, to_bytes
 from slices.processes import parallel
 
 BANDS = 16  # of radial power
@@ -106,7 +106,7 @@ def noise_of(image, finest, mask):
         finest: (H, W), the finest level of its Laplacian pyramid.
         mask: (H, W) bool, its brain.
     """
-    inside = ndimage.binary_erosion(mask, iterations=3)
+    inside = eroded(mask, 3)
     if not inside.any():
         return np.nan
     steepness = ndimage.gaussian_gradient_magnitude(image, 2)[inside]
@@ -154,7 +154,7 @@ def draw_patches(bands, masks):
     for level, (band, inside) in enumerate(zip(bands[:PATCH_LEVELS], masks[:PATCH_LEVELS], strict=True)):
         inside = inside.copy()
         inside[:half], inside[-half:], inside[:, :half], inside[:, -half:] = False, False, False, False
-        rows, columns = np.nonzero(ndimage.binary_erosion(inside, iterations=half - 1))
+        rows, columns = np.nonzero(eroded(inside, half - 1))
         if len(rows):
             chosen = (np.arange(PATCHES) + 0.5) * len(rows) / PATCHES
             windows = np.lib.stride_tricks.sliding_window_view(band, (PATCH, PATCH))

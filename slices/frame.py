@@ -33,11 +33,30 @@ def brain_mask(image):
     return filled(components == 1 + sizes.argmax())
 
 
+def eroded(mask, times=1):
+    """(H, W) bool, eroded by a 3 × 3 cross: ``ndimage.binary_erosion``, many times as fast."""
+    for _ in range(times):
+        inner = np.zeros_like(mask)
+        inner[1:-1, 1:-1] = (
+            mask[1:-1, 1:-1] & mask[2:, 1:-1] & mask[:-2, 1:-1] & mask[1:-1, 2:] & mask[1:-1, :-2]
+        )  # beyond the edges is nothing
+        mask = inner
+    return mask
+
+
+def dilated(mask):
+    """(H, W) bool, dilated by a 3 × 3 cross: ``ndimage.binary_dilation``."""
+    outer = mask.copy()
+    outer[1:] |= mask[:-1]
+    outer[:-1] |= mask[1:]
+    outer[:, 1:] |= mask[:, :-1]
+    outer[:, :-1] |= mask[:, 1:]
+    return outer
+
+
 def opened(mask):
-    """(H, W) bool, opened by a 3 × 3 cross: ``ndimage.binary_opening``, five times as fast."""
-    padded = np.pad(mask, 1)
-    eroded = np.pad(mask & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2], 1)
-    return eroded[1:-1, 1:-1] | eroded[2:, 1:-1] | eroded[:-2, 1:-1] | eroded[1:-1, 2:] | eroded[1:-1, :-2]
+    """(H, W) bool, opened by a 3 × 3 cross: ``ndimage.binary_opening``."""
+    return dilated(eroded(mask))
 
 
 def filled(mask):

@@ -12,7 +12,7 @@ from metrics.codes import PositionalBaseline, codebook_metrics, unigram_bits_per
 from metrics.images import detail_metrics, frc_resolution, image_metrics, ms_ssim, ms_ssim_scales, ring_numbers
 from metrics.people import mean_by_person
 from slices import cohort
-from slices.frame import brain_mask
+from slices.frame import brain_mask, dilated, eroded
 from utils import evenly, random_generator
 
 
@@ -71,6 +71,16 @@ def test_the_brain_is_the_largest_part_opened_and_filled():
         expected = ndimage.binary_fill_holes(components == 1 + sizes.argmax()) if count else np.zeros(image.shape, bool)
         assert np.array_equal(brain_mask(image), expected)
     assert brain_mask(images[-2])[20, 24]  # in the middle, where the ring has its hole
+
+
+def test_masks_are_eroded_and_dilated_as_scipy_does_it():
+    random = np.random.default_rng(0)
+    for shape in ((1, 1), (1, 9), (2, 3), (3, 3), (9, 30), (40, 41)):
+        for share in (0.2, 0.9, 1.0):
+            mask = random.random(shape) < share
+            assert np.array_equal(dilated(mask), ndimage.binary_dilation(mask))
+            for times in (1, 2, 3):
+                assert np.array_equal(eroded(mask, times), ndimage.binary_erosion(mask, iterations=times))
 
 
 def test_people_are_the_unit():
