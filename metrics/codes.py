@@ -7,13 +7,14 @@ import pandas as pd
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
-from metrics.people import for_nulls, mean_by_person, value_of
+from metrics.people import for_nulls, mean_by_person, thinned, value_of
 from metrics.reasons import put
 from sampling.run import prior_bits
 from slices.frame import brain_mask
 from slices.processes import parallel
 
 POSITION_BINS = 5
+BITS_SLICES = 24  # of each person who is not judged, that bits are counted on
 COUNTED = 4096  # grids at a time
 NEAR = 2  # positions apart, for slices of different people to be compared code by code
 LEAST_DEVIATION = 1.0  # bits: the black around the brain has none, and half a bit more there means nothing
@@ -137,7 +138,10 @@ def measure_codes(run, cache, parts, split, baseline):
     Returns:
         dict of split → CodeBits; and the sections rate, codebook and prior of metrics.json.
     """
-    bits = {name: split_bits(run, cache, name, part, baseline) for name, part in parts.items()}
+    bits = {
+        name: split_bits(run, cache, name, part, baseline, None if name == split else BITS_SLICES)
+        for name, part in parts.items()
+    }
     num_codes, num_cells = run.config["num_codes"], run.code_grid[0] * run.code_grid[1]
     prior = prior_section(bits, split, num_codes)
     per_code = value_of(prior[f"bits_per_code_{split}"])
@@ -157,10 +161,11 @@ def measure_codes(run, cache, parts, split, baseline):
     return bits, rate, codebook, prior
 
 
-def split_bits(run, cache, name, part, baseline):
-    """The CodeBits of a split, on as many people as nulls are drawn from."""
-    kept = for_nulls(part.slices["subject"].to_numpy())
-    subject, codes = part.slices["subject"].to_numpy()[kept], part.codes[kept]
+def split_bits(run, cache, name, part, baseline, limit=None):
+    """The CodeBits of a split, on as many people as nulls are drawn from and at most ``limit`` slices of each."""
+    everyone = part.slices["subject"].to_numpy()
+    kept = for_nulls(everyone) & thinned(everyone, limit)
+    subject, codes = everyone[kept], part.codes[kept]
     columns = {key: column[kept] for key, column in part.columns.items()}
     likelihood = cache.kept(
         f"bits-{name}", f"{part.fingerprint} {len(codes)}", lambda: prior_bits(run.prior, codes, columns)

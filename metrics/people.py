@@ -5,6 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from report.numbers import value_of as value_of
+from utils import evenly
 
 SET_SLICES = 1000  # of a split that sets are compared on; of training people, four times that
 GROUPS = 20  # of people, at most, that a jackknife leaves out one at a time
@@ -25,6 +26,14 @@ def for_sets(subjects):
 def for_nulls(subjects):
     """(N,) bool: the slices of training people that yardstick and nulls take; bits are counted on as many."""
     return whole_people(subjects, 4 * SET_SLICES)
+
+
+def thinned(subjects, limit):
+    """(N,) bool: at most ``limit`` slices of each person, evenly spread in the order that they have."""
+    kept = np.zeros(len(subjects), bool)
+    for rows in pd.Series(subjects).groupby(subjects).indices.values():
+        kept[evenly(np.sort(rows), limit)] = True
+    return kept
 
 
 RANGES = {  # of what cannot leave them: an interval of few people would

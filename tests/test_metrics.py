@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from metrics.anatomy import anatomy, dice, segment
 from metrics.codes import PositionalBaseline, codebook_metrics, unigram_bits_per_code
 from metrics.images import detail_metrics, frc_resolution, image_metrics, ms_ssim, ms_ssim_scales, ring_numbers
-from metrics.people import mean_by_person
+from metrics.people import mean_by_person, thinned
 from slices import cohort
 from slices.frame import brain_mask, dilated, eroded
 from utils import evenly, random_generator
@@ -127,6 +127,13 @@ def folds(size=(96, 88), seed=0):
     """A disc with random texture of every frequency."""
     texture = np.random.default_rng(seed).normal(0, 0.1, size)
     return np.clip((0.5 + texture) * disc(size, 40), 0, 1)
+
+
+def test_people_are_thinned_evenly_and_each_on_its_own():
+    subjects = np.array(["a", "b", "a", "a", "b", "a", "a"])
+    assert thinned(subjects, 2).tolist() == [True, True, False, False, True, False, True]
+    assert thinned(subjects, 3).tolist() == [True, True, False, True, True, False, True]
+    assert thinned(subjects, None).all()
 
 
 def test_details_of_identical_images():
