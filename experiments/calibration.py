@@ -22,17 +22,14 @@ DISTANCES = ("frechet", "kid", "patches")  # whose truth is 0, for a perfect gen
 
 def load_people(data):
     """All slices of a folder as an ImageSet, in the crop box."""
+    from metrics.folders import load_folder
     from metrics.measured import ImageSet
     from slices.frame import brain_crop, crop
-    from slices.images import load_images
-    from slices.index import find_slices
 
-    slices = find_slices(data)
-    loaded = load_images(data, slices["path"].tolist())
-    slices = slices[loaded.usable].reset_index(drop=True)
-    box = brain_crop(loaded.brain_boxes, loaded.images.shape[1:3], 8)
+    loaded = load_folder(data)
+    slices, images = loaded["slices"], loaded["images"]
     return ImageSet(
-        crop(loaded.images, box)[..., 0],
+        crop(images, brain_crop(loaded["brain_boxes"], images.shape[1:3], 8))[..., 0],
         slices["label"].map(sorted(set(slices["label"])).index).to_numpy() + 1,
         slices["position"].to_numpy(int),
         slices["subject"].to_numpy().astype(str),
@@ -43,10 +40,11 @@ def draw_roles(everyone, training, split, random):
     """Rows of three groups of people, half of each label: to train on, of the split, and the rest."""
     import numpy as np
 
-    label_of = dict(zip(everyone.person, everyone.label, strict=True))
+    from metrics.nulls import people_of_labels
+
     groups = [], [], []
-    for label in np.unique(everyone.label):
-        names = random.permutation([name for name in np.unique(everyone.person) if label_of[name] == label])
+    for names in people_of_labels(everyone.person, everyone.label).values():
+        names = random.permutation(names)
         for group, chosen in zip(groups, np.split(names, [training // 2, training // 2 + split // 2]), strict=True):
             group += list(chosen)
     return [np.flatnonzero(np.isin(everyone.person, group)) for group in groups]
@@ -54,15 +52,13 @@ def draw_roles(everyone, training, split, random):
 
 def sets_of(everyone, roles, seed, random):
     """The Sets of one repetition, without an audit: the generator draws slices of the last of the roles."""
-    import numpy as np
-
     from metrics.measured import sample_names
     from metrics.nulls import halve, independent_rows
     from metrics.samples import Sets
 
     training, reference, rest = roles
     halves = halve(everyone.person[training], everyone.label[training], seed)
-    fitted, pool = (everyone.take(training[np.isin(everyone.person[training], half)]) for half in halves)
+    fitted, pool = (everyone.take(training[half]) for half in halves)
     originals = everyone.take(reference)
     samples = everyone.take(independent_rows(everyone, reference, rest, random))
     samples.person = sample_names(len(reference))

@@ -156,15 +156,13 @@ def sets_of(known, unseen, labels):
         known, unseen: slices and reconstructions, ImageSets, of the people that generators were made of, and of those
             that they stand for.
     """
-    import numpy as np
-
     from metrics.folders import softened_copies
     from metrics.measured import as_samples
     from metrics.nulls import halve
     from metrics.samples import Sets, no_more_than_the_pool
 
     slices, reconstructions = known
-    fitted, drawn = (np.isin(slices.person, half) for half in halve(slices.person, slices.label, 0))
+    fitted, drawn = halve(slices.person, slices.label, 0)
     kept = no_more_than_the_pool(unseen[0], slices.take(drawn))
     originals, reference = (images.take(kept) for images in unseen)
     nobody = as_samples(reference, reference.images)

@@ -110,7 +110,7 @@ def folder_sets(loaded, seed, num_samples, notes):
         fitted = reference
     else:
         few = training.take(for_nulls(training.person))
-        fitted, drawn = (few.take(np.isin(few.person, half)) for half in halve(few.person, few.label, seed))
+        fitted, drawn = (few.take(half) for half in halve(few.person, few.label, seed))
         reference = reference.take(no_more_than_the_pool(reference, drawn))
         planted = softened_copies(training, seed)
     rows = match(reference, candidates, random_generator(seed, "matching"))

@@ -1,6 +1,5 @@
 """What a number is set against: people on whom nothing was fitted, split at random; and a Gaussian for a generator."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,19 @@ FEWEST = 4  # people of the split, and of those that the yardstick is fitted on:
 GAUSSIAN_SLICES = 1000  # that a Gaussian is fitted to
 
 
+def people_of_labels(person, label):
+    """dict of label → the names of its people, sorted. Who has slices of several labels is of the first one alone.
+
+    Args:
+        person, label: (N,), of every slice.
+    """
+    people, first = np.unique(person, return_index=True)
+    own = label[first]
+    return {one: people[own == one] for one in np.unique(own).tolist()}
+
+
 def halve(person, label, seed):
-    """Two halves of some people, as names: those that the yardstick is fitted on, and those that nulls are drawn from.
+    """Two halves of some people: (N,) bool for whom the yardstick is fitted on, and for whom nulls are drawn from.
 
     Each label is halved on its own, at random.
 
@@ -23,11 +33,10 @@ def halve(person, label, seed):
         seed: int from 0.
     """
     halves = [], []
-    for i, one in enumerate(np.unique(label)):
-        people = random_generator(seed, "halves", int(one)).permutation(np.unique(person[label == one]))
-        for j, name in enumerate(people):
+    for i, (one, names) in enumerate(people_of_labels(person, label).items()):
+        for j, name in enumerate(random_generator(seed, "halves", one).permutation(names)):
             halves[(i + j + 1) % 2].append(name)  # of odd numbers, the spare one goes to the second half first
-    return np.array(halves[0], person.dtype), np.array(halves[1], person.dtype)
+    return [np.isin(person, half) for half in halves]
 
 
 class Draw(NamedTuple):
@@ -53,10 +62,10 @@ def random_split(people, count, seed, draw):
         seed, draw: ints from 0.
     """
     random = random_generator(seed, "null split", draw)
-    label_of = dict(zip(people.person, people.label, strict=True))
     reference, others, rest = [], [], []
+    there = people_of_labels(people.person, people.label)
     for label, wanted in count.items():
-        names = random.permutation([name for name in np.unique(people.person) if label_of[name] == label])
+        names = random.permutation(there[label])
         reference += list(names[:wanted])
         others += list(names[wanted : 2 * wanted])
         rest += list(names[wanted:])
@@ -67,13 +76,14 @@ def random_split(people, count, seed, draw):
 def independent_rows(people, rows, spare, random):
     """For each of ``rows`` one of the rows ``spare`` of its label and position; none twice while they last.
 
-    Where no spare slice has the position, it is one of the nearest position.
+    Where no spare slice has the position, it is one of the nearest position; where none has the label, of any.
     """
     chosen = np.zeros(len(rows), int)
     cells = np.stack([people.label[rows], people.position[rows]], axis=1)
     for label, position in np.unique(cells, axis=0):
         here = np.flatnonzero((cells == (label, position)).all(axis=1))
         same = spare[people.label[spare] == label]
+        same = same if len(same) else spare
         distance = np.abs(people.position[same] - position)
         candidates = random.permutation(same[distance == distance.min()])
         chosen[here] = np.resize(candidates, len(here))
@@ -104,41 +114,7 @@ def enough_people(fitted, pool, reference):
 
 def people_by_label(images):
     """dict of label → how many people of an ImageSet have it."""
-    labels, counts = np.unique(
-        [label for _, label in set(zip(images.person, images.label, strict=True))], return_counts=True
-    )
-    return dict(zip(labels.tolist(), counts.tolist(), strict=True))
-
-
-def draw_null(pool, reference, seed, draw):
-    """Training slices that stand for those of the reference: same labels and positions, whole people.
-
-    Every person of the reference is replaced by a training person of the same label, drawn without
-    replacement as far as they last, and every slice by that person's slice at the nearest position.
-
-    Args:
-        pool: ImageSet of training people.
-        reference: ImageSet.
-        seed, draw: ints from 0, of the people who are drawn.
-
-    Returns:
-        ImageSet as long as the reference, and the rows of the pool that it consists of.
-    """
-    random = random_generator(seed, "null people", draw)
-    label_of = dict(zip(pool.person, pool.label, strict=True))
-    everyone = np.unique(pool.person)
-    candidates, used, rows = {}, {}, np.zeros(len(reference.person), int)
-    for person in np.unique(reference.person):
-        slices = np.flatnonzero(reference.person == person)
-        label = reference.label[slices[0]]
-        if label not in candidates:
-            same = [name for name in everyone if label_of[name] == label] or list(everyone)
-            candidates[label], used[label] = random.permutation(same), 0
-        chosen = np.flatnonzero(pool.person == candidates[label][used[label] % len(candidates[label])])
-        used[label] += 1
-        nearest = np.abs(pool.position[chosen][:, None] - reference.position[slices]).argmin(axis=0)
-        rows[slices] = chosen[nearest]
-    return replace(pool.take(rows), label=reference.label, position=reference.position), rows
+    return {label: len(names) for label, names in people_of_labels(images.person, images.label).items()}
 
 
 def band(values):

@@ -9,14 +9,24 @@ from metrics.copies import plant_copies
 from metrics.distances import distance_intervals, set_statistics
 from metrics.images import mean_spectrum
 from metrics.measured import ImageSet, as_samples, join, replace_images, sample_names
-from metrics.nulls import NULL_DRAWS, band, enough_people, gaussian_images, halve, people_by_label, random_split
+from metrics.nulls import (
+    NULL_DRAWS,
+    band,
+    enough_people,
+    gaussian_images,
+    halve,
+    people_by_label,
+    people_of_labels,
+    random_split,
+)
 from metrics.parts import sample_codes
 from metrics.people import for_nulls
 from metrics.reasons import put
 from metrics.sets import Yardstick
-from metrics.verdicts import LEVEL, TOLD_APART, judge
+from metrics.verdicts import LEVEL, judge
+from report.numbers import TOLD_APART
 from slices.processes import parallel
-from utils import random_generator, tracker
+from utils import evenly, random_generator, tracker
 
 
 @dataclass
@@ -122,7 +132,7 @@ def half_rows(training, seed):
     person = training.slices["subject"].to_numpy().astype(str)
     drawn = for_nulls(person)
     halves = halve(person[drawn], training.columns["label"][drawn], seed)
-    return [np.flatnonzero(drawn & np.isin(person, half)) for half in halves]
+    return [np.flatnonzero(drawn)[half] for half in halves]
 
 
 def no_more_than_the_pool(reference, pool):
@@ -131,14 +141,12 @@ def no_more_than_the_pool(reference, pool):
     Args:
         reference, pool: ImageSets.
     """
-    kept, available = np.ones(len(reference.person), bool), people_by_label(pool)
-    for label, count in people_by_label(reference).items():
-        here = reference.label == label
-        if 0 < available.get(label, 0) < count:
-            people = np.unique(reference.person[here])
-            chosen = people[np.linspace(0, count - 1, available[label]).round().astype(int)]
-            kept &= ~here | np.isin(reference.person, chosen)
-    return kept
+    available = people_by_label(pool)
+    kept = [
+        evenly(names, available.get(label) or len(names))
+        for label, names in people_of_labels(reference.person, reference.label).items()
+    ]
+    return np.isin(reference.person, np.concatenate(kept))
 
 
 def repeat_conditions(reference, images):
@@ -190,7 +198,14 @@ def measure_samples(sets, seed, notes, other_people=True):
             continue
         pooled = join(described[pool], described[reference]) if draws else None
         result[name] = measure_against(
-            name, described, described[reference], pooled, draws, yardstick.shape_rms, why_no_null
+            name,
+            described,
+            list(sets.generators),
+            described[reference],
+            pooled,
+            draws,
+            yardstick.shape_rms,
+            why_no_null,
         )
     result["label_effects"] = label_effects(described["originals"], described["samples"], sets.labels)
     if why_no_null:
@@ -223,18 +238,18 @@ def draw_splits(sets, seed):
     return [random_split(people, count, seed, draw) for draw in range(NULL_DRAWS)]
 
 
-def measure_against(name, described, reference, pooled, draws, shape_rms, why_no_null):
+def measure_against(name, described, generators, reference, pooled, draws, shape_rms, why_no_null):
     """Samples, and the bad generators, against one reference, with null bands and verdicts: a dict.
 
     Args:
         name: of the reference, for the progress bar.
         described: dict of DescribedSets.
+        generators: list of str, which of them are bad generators.
         reference: DescribedSet.
         pooled: DescribedSet of all people on whom nothing was fitted.
         draws: list of Draws, of rows of it.
         why_no_null: where there are none.
     """
-    generators = [name for name in described if name in ("positional", "gaussian")]
     measured = {
         name: set_statistics(described[name], reference, reference.person, shape_rms)
         for name in ("samples", *generators)

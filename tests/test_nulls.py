@@ -6,33 +6,13 @@ from test_sets import brains, measure_brains
 
 from metrics.copies import CopySearch
 from metrics.measured import ImageSet, as_samples
-from metrics.nulls import (
-    band,
-    draw_null,
-    enough_people,
-    gaussian_images,
-    halve,
-    independent_rows,
-    people_by_label,
-    random_split,
-)
+from metrics.nulls import band, enough_people, gaussian_images, halve, independent_rows, people_by_label, random_split
 from metrics.samples import no_more_than_the_pool
 
 
 @pytest.fixture(scope="module")
 def measured():
     return measure_brains()
-
-
-def test_null_draws_have_the_labels_and_positions_of_the_reference_and_whole_people(measured):
-    drawn, rows = draw_null(measured.pool, measured.reference, seed=0, draw=3)
-    assert np.array_equal(drawn.label, measured.reference.label)
-    assert np.array_equal(measured.pool.label[rows], measured.reference.label)
-    assert np.array_equal(measured.pool.position[rows], measured.reference.position)
-    pairs = set(zip(measured.reference.person, drawn.person, strict=True))
-    assert len(pairs) == 6 == len({who for _, who in pairs})  # one person for each, none twice
-    again, _ = draw_null(measured.pool, measured.reference, seed=0, draw=3)
-    assert np.array_equal(again.person, drawn.person)
 
 
 def people(count, slices=5, prefix="p"):
@@ -45,10 +25,30 @@ def people(count, slices=5, prefix="p"):
 def test_half_of_the_people_of_each_label_fit_the_yardstick():
     everyone = people(21)
     halves = halve(everyone.person, everyone.label, seed=0)
+    halves = [np.unique(everyone.person[half]) for half in halves]
     assert not set(halves[0]) & set(halves[1]) and set(halves[0]) | set(halves[1]) == set(everyone.person)
     for half in halves:
         labels = 1 + np.char.lstrip(half, "p").astype(int) % 2
         assert sorted(np.bincount(labels)[1:]) in ([5, 5], [5, 6])
+
+
+def test_who_has_slices_of_two_labels_is_one_person_on_one_side():
+    """As people whose label changed between two scans are, where a table groups the scans by person."""
+    everyone = people(20)
+    everyone.label[::5] = 3 - everyone.label[::5]  # the first slice of everybody
+    halves = halve(everyone.person, everyone.label, seed=0)
+    assert (halves[0] ^ halves[1]).all() and not set(everyone.person[halves[0]]) & set(everyone.person[halves[1]])
+    assert sum(people_by_label(everyone).values()) == 20
+    split = random_split(everyone, {1: 4, 2: 3}, seed=0, draw=0)
+    reference, perfect, others = (set(everyone.person[rows]) for rows in split)
+    assert len(reference) == len(others) == 7 and not reference & (perfect | others)
+
+
+def test_a_label_that_nobody_else_has_is_filled_with_any():
+    everyone = people(6)
+    everyone.label[:5] = 3
+    rows = independent_rows(everyone, np.arange(5), np.arange(5, 30), np.random.default_rng(0))
+    assert np.array_equal(everyone.position[rows], everyone.position[:5])
 
 
 def test_a_random_split_has_whole_people_for_a_reference_and_slices_of_the_rest_for_a_perfect_prior():
