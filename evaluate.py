@@ -344,13 +344,13 @@ def compare_runs(runs, out=None):
     Raises:
         UserError: they cannot be compared, or share no person, or ``out`` holds something.
     """
-    from metrics.comparison import circumstances, differences, pair_people, read_evaluations, side_by_side
+    from metrics.comparison import differences, pair_people, read_evaluations, side_by_side
     from report.figures import comparison_figure
 
     evaluations = read_evaluations(runs)
-    for sentence in differences(circumstances(evaluations)):
-        warn(sentence)
     table, paired = side_by_side(evaluations), pair_people(list(evaluations))
+    for sentence in differences(table):
+        warn(sentence)
     out = Path(out or f"runs/comparison-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     with new_folder(out) as unfinished:
         table.to_csv(unfinished / "comparison.csv")

@@ -1,8 +1,8 @@
 """Evaluated runs side by side, and paired by person."""
 
 import pandas as pd
-from scipy import stats
 
+from metrics.people import t_margin
 from report.numbers import REFERENCES, band_of, lookup, value_of
 from training.folder import run_folder
 from utils import UserError, load_json, shell
@@ -67,8 +67,9 @@ def read_evaluations(names):
             f"the runs were evaluated on different splits ({', '.join(sorted(splits))}): evaluate them on one"
         )
     first = next(iter(runs))
+    people = set(read_people(first).index)
     for folder in runs:
-        if not set(read_people(folder).index) & set(read_people(first).index):
+        if not set(read_people(folder).index) & people:
             raise UserError(f"{first} and {folder} were evaluated on people of whom they share none: nothing compares")
     return runs
 
@@ -152,7 +153,7 @@ def pair_people(folders):
             differences = (other.loc[shared, name] - people[0].loc[shared, name]).dropna()
             row = {"run": folder.name, "metric": name, "people": len(differences), "difference": differences.mean()}
             if len(differences) > 1:
-                margin = stats.t.ppf(0.975, len(differences) - 1) * differences.sem()
+                margin = t_margin(differences.sem(), len(differences) - 1)
                 row |= {"low": row["difference"] - margin, "high": row["difference"] + margin}
             rows.append(row)
     return pd.DataFrame(rows).set_index(["run", "metric"])

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pandas as pd
-from scipy import linalg, stats
+from scipy import linalg
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from metrics.anatomy import anatomy_effects
 from metrics.images import ms_ssim
 from metrics.measured import BANDS, DETAIL
-from metrics.people import group_people, jackknife
+from metrics.people import group_people, jackknife, t_margin
 from utils import evenly, finite
 
 FRECHET_COMPONENTS = 16  # of those that describe a slice
@@ -68,7 +68,7 @@ def t_interval(value, error, freedom):
     """{"value", "low", "high"}: a value ± the 95 % t margin of its standard error; the value where that is None."""
     if error is None or not np.isfinite([value, error]).all():
         return finite(value)
-    margin = float(stats.t.ppf(0.975, freedom) * error)
+    margin = t_margin(error, freedom)
     return {"value": value, "low": value - margin, "high": value + margin}
 
 

@@ -156,7 +156,7 @@ def least_likely_codes(target, calibrated=True):
         if cells.any():
             prior, positional = target.bits.prior[i][cells], target.bits.positional[i][cells]
             least = np.argsort(-prior, kind="stable")[: math.ceil(LEAST_LIKELY * len(prior))]
-            scores[i] = (positional * calibrated - prior)[least].mean()
+            scores[i] = ((positional if calibrated else 0) - prior)[least].mean()
     return scores
 
 

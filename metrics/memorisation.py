@@ -5,6 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from metrics.copies import CopySearch, nearest_windows
+from metrics.nulls import band
 from metrics.reasons import put
 from utils import evenly, random_generator
 
@@ -34,13 +35,13 @@ def measure_memorisation(sets, seed):
         "threshold": threshold,
         "audit_false_alarm": false_alarm,
         **share_beyond("copies_fraction", below["samples"].mean(), false_alarm),
-        "copies_fraction_null": band([max(below["null"][rows].mean() - false_alarm, 0.0) for rows in draws]),
+        "copies_fraction_null": plain_band([max(below["null"][rows].mean() - false_alarm, 0.0) for rows in draws]),
         "people_copied": len(set(sets.search.person[nearest[below["samples"]]])),
     }
     ratio = float(np.median(distance["samples"]) / unseen) if unseen > SAME else None
     ratios = [np.median(distance["null"][rows]) / unseen for rows in draws] if unseen > SAME else []
     put(result, "nn_ratio", ratio, "nn_ratio")
-    put(result, "nn_ratio_null", band(ratios), "nn_ratio")
+    put(result, "nn_ratio_null", plain_band(ratios), "nn_ratio")
     local, local_excess = measure_local_copies(sets, null_rows)
     excess = more_than_chance(below["samples"], np.concatenate([below["unseen"], below["null"]])) or local_excess
     result |= local | {"flagged": bool(excess)}
@@ -75,12 +76,10 @@ def draw_people(person, count, seed):
     return [np.concatenate([rows[i] for i in random.integers(0, len(rows), count)]) for _ in range(DRAWS)]
 
 
-def band(values):
-    """{"value", "low", "high"}: the median of values and where 95 % of them lie, or None where there are none."""
-    if not len(values):
-        return None
-    low, median, high = np.percentile(values, [2.5, 50, 97.5])
-    return {"value": float(median), "low": float(low), "high": float(high)}
+def plain_band(values):
+    """The ``band`` of values as {"value": median, "low", "high"}, or None where there are none."""
+    found = band(values)
+    return found and dict(zip(("value", "low", "high"), found, strict=True))
 
 
 def search_copies(sets, null_rows):

@@ -15,7 +15,7 @@ def whole_people(subjects, limit):
     """(N,) bool: the slices of as many people, evenly spread over the list, as ``limit`` slices hold."""
     people = np.unique(subjects)
     kept = max(2, min(len(people), int(limit * len(people) / max(len(subjects), 1))))
-    return np.isin(subjects, people[np.linspace(0, len(people) - 1, kept).round().astype(int)])
+    return np.isin(subjects, evenly(people, kept))
 
 
 def for_sets(subjects):
@@ -51,6 +51,11 @@ def interval(name, value, margin):
     return {"value": value, "low": max(float(value - margin), least), "high": min(float(value + margin), most)}
 
 
+def t_margin(error, freedom):
+    """Half the width of the 95 % t interval of a standard error."""
+    return float(stats.t.ppf(0.975, freedom) * error)
+
+
 def mean_by_person(rows, subjects):
     """Average per-slice metrics within each person first, then over people.
 
@@ -70,8 +75,7 @@ def mean_by_person(rows, subjects):
         if len(values) < 2:
             summary[name] = mean
             continue
-        margin = float(stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values)))
-        summary[name] = interval(name, mean, margin)
+        summary[name] = interval(name, mean, t_margin(values.sem(), len(values) - 1))
     return summary
 
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from report.numbers import WORSE
+from report.numbers import CANNOT_TELL, CONSISTENT, TOLD_APART, WORSE
 
 LEVEL = 0.05  # of the whole family of numbers of one reference
-CONSISTENT, TOLD_APART, CANNOT_TELL = "consistent", "told apart", "cannot tell"
 
 
 def p_value(value, null, worse=None):
