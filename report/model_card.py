@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from report.membership import membership_verdict
 from report.numbers import attack_rows, summary_rows, verdict_sentences
 from slices.index import read_slices
 from slices.names import are_image_ids
@@ -154,7 +155,7 @@ def memorisation_lines(memorisation):
         "## Memorisation",
         "",
         f"- {memorisation['verdict']}",
-        *([] if attacks else ["- membership: not assessed"]),
+        f"- membership: {membership_verdict(memorisation['membership']) if attacks else 'not assessed'}",
         *(["", *head] if attacks else []),
         *(f"| {name} | {of} | {auc} | {people} | {told} |" for of, name, auc, people, told, _ in attacks),
     ]

@@ -6,6 +6,7 @@ import json
 from itertools import groupby
 
 from report.figures import draw_figures
+from report.membership import membership_verdict
 from report.model_card import write_model_card
 from report.numbers import attack_rows, summary_rows, verdict_sentences
 from report.study_page import MARK
@@ -37,18 +38,18 @@ correction. <i>Consistent</i>: p over 5 % without it. <i>Cannot tell</i>: betwee
 proof: few people tell little apart.
 """,
     """
-<b>Intervals</b> of Fréchet, kernel and patch distances: each distance is corrected for its bias by a jackknife over
-people, or groups of them, and the interval is the t interval of that jackknife; where nothing differs it may end below
-0.
+<b>Intervals</b> of Fréchet, kernel and patch distances: the t interval of a jackknife over people, or groups of them,
+which takes the bias off the Fréchet distance; the other two have none. Where nothing differs they may end below 0.
 """,
     """
 <b>Measures.</b> <i>Components</i>: principal components of half-size slices, the mean of each position removed.
-<i>Fréchet</i>: 16 of them, Ledoit–Wolf covariances. <i>Kernel distance</i>: cubic, 32 components over their RMS, pairs
-of one person left out. <i>Two-sample AUC</i>: RBF support vector machines on shape, on texture (16 bands of radial
-power and moments of four Laplacian levels) and on both, a person's slices in one fold. <i>Patches</i>: sliced
-Wasserstein distance of 7×7 patches at three Laplacian levels. <i>Precision, recall, density, coverage</i>: radii to the
-nearest slice of another person. <i>Diversity</i>: mean 1 − MS-SSIM of pairs of one label and position, over that of
-different people of the reference. <i>Anatomy</i>: z-scores at the same position; tissues by Otsu's method.
+<i>Fréchet</i>: 16 of them. <i>Kernel distance</i>: cubic, 32 components over their RMS, pairs of one person left out.
+<i>Two-sample AUC</i>: least-squares support vector machines with an RBF kernel on shape, on texture (16 bands of radial
+power and moments of four Laplacian levels) and on both, at most 250 slices a side, a person's slices in one fold.
+<i>Patches</i>: sliced Cramér distance of 7×7 patches at three Laplacian levels, times 1,000, pairs of one person left
+out. <i>Precision, recall, density, coverage</i>: radii to the nearest slice of another person. <i>Diversity</i>: mean
+1 − MS-SSIM at half size of pairs of one label and position, over that of different people of the reference.
+<i>Anatomy</i>: z-scores at the same position; tissues by Otsu's method.
 """,
     """
 <b>Memorisation.</b> 1 − correlation of fine detail in the brain with every training slice, mirrored and shifted by up
@@ -219,6 +220,7 @@ def membership_parts(memorisation):
         bodies += [f"<tr><th colspan=4 scope=rowgroup>{title}</th></tr>{lines}"] if lines else []
     return [
         "<h3>Membership: can it be told who was trained on?</h3>",
+        f"<p class=verdict>{html.escape(capital(membership_verdict(memorisation['membership'])))}.</p>",
         table("narrow", ("attack", "AUC [95 %]", "training people", "told of them"), bodies),
         "<p>An AUC of 0.5 tells nothing, 1 tells everybody.</p>",
     ]

@@ -56,7 +56,7 @@ def without_null(reference, why="too few people"):
 
 def attack(of, auc, meaning="what it tells"):
     """A membership attack whose interval is its AUC ± 0.05."""
-    told = {"people": 60, "told": 0.25, "false_alarm": 0.024}
+    told = {"people": 60, "unseen": 40, "p": 0.001, "told": 0.25, "false_alarm": 0.024}
     return {"auc": auc, "low": auc - 0.05, "high": auc + 0.05, **told, "of": of, "meaning": meaning}
 
 

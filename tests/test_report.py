@@ -201,6 +201,8 @@ def test_page_is_in_order_whole_and_asks_for_nothing(tmp_path, pictures):
     pictures_at = [attributes["src"][:22] for tag, attributes, _ in page.tags if tag == "img"]
     assert pictures_at == ["data:image/png;base64,"] * 6
     assert text.index("3 of 28") < text.index("<figure>") < text.index("<table>")
+    membership = text[text.index("<h3>Membership") :]
+    assert membership.index("25 % of training people are told at 1 false alarm in 42") < membership.index("<table>")
 
 
 def lines_of(text, start):
