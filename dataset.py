@@ -23,6 +23,7 @@ def training_batches(
     parts=1,
     own=None,
     whole_pixels=False,
+    others=None,
 ):
     """Batches for ever; step s is a function of (seed, purpose, s) alone, so resuming is counting.
 
@@ -42,10 +43,11 @@ def training_batches(
         parts: int, a divisor of the batch size: every batch is cut into so many, one for each replica.
         own: the numbers of the parts that are wanted, from 0; they follow each other step by step. Default: all.
         whole_pixels: whether augmented slices are only moved by whole pixels, brightened and mirrored.
+        others: (N, n) int, rows of other slices that go with each, -1 for none; augmented as it is.
 
     Returns:
-        tf.data.Dataset of dicts: image (B / parts, box.height, box.width, 1) float32 in [0, 1], augmentation
-        (B / parts, 6) float32, and the columns (B / parts,).
+        tf.data.Dataset of dicts: image (B / parts, box.height, box.width, 1) float32 in [0, 1], others (B / parts, n,
+        box.height, box.width, 1), augmentation (B / parts, 6) float32, and the columns (B / parts, …).
     """
     import numpy as np
     import tensorflow as tf
@@ -54,6 +56,8 @@ def training_batches(
 
     own, part_size = list(range(parts) if own is None else own), batch_size // parts
     rows_at = endless_order(len(images), seed, purpose)
+    others = np.zeros((len(images), 0), int) if others is None else others
+    number = 1 + others.shape[1]  # of images a row
 
     def gather(count):
         step, turn = divmod(int(count), len(own))
@@ -62,15 +66,20 @@ def training_batches(
         parameters = draw_augmentations(seed, f"{purpose} augmentation", first, part_size, flip, augmented)
         if whole_pixels:
             parameters = in_whole_pixels(parameters, box)
-        return np.asarray(images[rows]), parameters, rows
+        wanted = np.concatenate([rows[:, None], others[rows]], axis=1).ravel()
+        return np.asarray(images[wanted]), parameters, rows
 
     def load(count):
         batch, parameters, rows = tf.numpy_function(gather, [count], (tf.uint8, tf.float32, tf.int64), stateful=False)
-        batch = tf.ensure_shape(batch, (part_size, *images.shape[1:]))
+        batch = tf.ensure_shape(batch, (part_size * number, *images.shape[1:]))
         parameters = tf.ensure_shape(parameters, (part_size, 6))
         rows = tf.ensure_shape(rows, (part_size,))
+        crops = tf.reshape(
+            augment(batch, tf.repeat(parameters, number, axis=0), box), (part_size, number, box.height, box.width, 1)
+        )
         return {
-            "image": augment(batch, parameters, box),
+            "image": crops[:, 0],
+            "others": crops[:, 1:],
             "augmentation": parameters,
             **{name: tf.gather(column, rows) for name, column in columns.items()},
         }
@@ -92,28 +101,36 @@ def endless_order(count, seed, purpose):
     return rows_at
 
 
-def evaluation_batches(images, columns, batch_size, box):
+def evaluation_batches(images, columns, batch_size, box, others=None):
     """All images once, in order, not augmented; the last batch may be smaller.
 
     Args:
         images, columns, batch_size, box: as in ``training_batches``.
+        others: (N, n, H, W, 1) uint8, images that go with each.
 
     Returns:
-        tf.data.Dataset of dicts: image (B, box.height, box.width, 1) float32 in [0, 1], and the columns (B,).
+        tf.data.Dataset of dicts: image (B, box.height, box.width, 1) float32 in [0, 1], others (B, n, box.height,
+        box.width, 1), and the columns (B, …).
     """
+    import numpy as np
     import tensorflow as tf
 
     from slices.frame import crop
 
     constants = {name: tf.constant(column) for name, column in columns.items()}
+    count = 0 if others is None else others.shape[1]
+
+    def gather(start):
+        rows = slice(start, start + batch_size)
+        parts = [images[rows], *(others[rows, i] for i in range(count))]
+        return np.stack([crop(part, box) for part in parts], axis=1)
 
     def load(start):
-        batch = tf.numpy_function(
-            lambda start: crop(images[start : start + batch_size], box), [start], tf.uint8, stateful=False
-        )
-        batch = tf.ensure_shape(batch, (None, box.height, box.width, 1))
+        batch = tf.numpy_function(gather, [start], tf.uint8, stateful=False)
+        batch = tf.cast(tf.ensure_shape(batch, (None, 1 + count, box.height, box.width, 1)), tf.float32) / 255
         return {
-            "image": tf.cast(batch, tf.float32) / 255,
+            "image": batch[:, 0],
+            "others": batch[:, 1:],
             **{name: column[start : start + batch_size] for name, column in constants.items()},
         }
 

@@ -376,8 +376,8 @@ class GatedLayer(layers.Layer):
         self.out_bias = weight(name="out_bias", shape=(2 * width,), initializer="zeros")
 
     def conditions(self, condition):
-        """condition (B, C) -> what it adds to the vertical (B, 2V) and to the horizontal units (B, 2C)."""
-        return ops.split(ops.matmul(condition, self.condition_kernel), [2 * self.vertical_width], axis=-1)
+        """condition (…, C) -> what it adds to the vertical (…, 2V) and to the horizontal units (…, 2C)."""
+        return ops.split(dense(condition, self.condition_kernel), [2 * self.vertical_width], axis=-1)
 
     def leave(self, horizontal, gated):
         """The residual connection and the skip output, from one product."""
@@ -385,18 +385,19 @@ class GatedLayer(layers.Layer):
         return horizontal + residual, skip
 
     def call(self, vertical, horizontal, condition, seed=None):
-        """vertical (B, h, w, V), horizontal (B, h, w, C), condition (B, C) -> the next two and the skip output.
+        """vertical (B, h, w, V), horizontal (B, h, w, C) -> the next two and the skip output.
 
-        ``seed`` (a pair of ints) turns the dropout on.
+        ``condition`` is (B, h, w, C), or (B, 1, 1, C) where it is the same everywhere; ``seed`` (a pair of ints)
+        turns the dropout on.
         """
         d = self.dilation
         to_vertical, to_horizontal = self.conditions(condition)
         padded = ops.pad(vertical, ((0, 0), (d, 0), (d, d), (0, 0)))
         v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2V)
-        v = v + self.vertical_bias + to_vertical[:, None, None]
+        v = v + self.vertical_bias + to_vertical
         padded = ops.pad(horizontal, ((0, 0), (0, 0), (d, 0), (0, 0)))
         h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
-        h = h + dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None, None]
+        h = h + dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal
         gated = gate(h)
         if seed is not None and self.dropout:
             gated = drop_channels(gated, self.dropout, seed)
@@ -405,14 +406,16 @@ class GatedLayer(layers.Layer):
     def row(self, above, row, to_vertical, to_horizontal):
         """The vertical stack for one row, from the row ``dilation`` above: (B, w, V) each.
 
+        ``to_vertical`` and ``to_horizontal`` are the row's part of ``conditions``: (B, w or 1, …).
+
         Returns the row's output (B, w, V) and what it adds to the horizontal units (B, w, 2C).
         """
         d, w = self.dilation, row.shape[1]
         above, row = (ops.pad(x, ((0, 0), (d, d), (0, 0))) for x in (above, row))
         seen = ops.concatenate([x[:, i * d : i * d + w] for x in (above, row) for i in range(3)], axis=-1)
         v = dense(seen, ops.reshape(self.vertical_kernel, (-1, 2 * self.vertical_width)))  # (B, w, 2V)
-        v = v + self.vertical_bias + to_vertical[:, None]
-        context = dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal[:, None]
+        v = v + self.vertical_bias + to_vertical
+        context = dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal
         return gate(v), context
 
     def column(self, left, cell, context):
@@ -439,15 +442,22 @@ def drop_channels(x, rate, seed):
 
 @registered
 class GatedPixelCNN(keras.Model):
-    """p(codes | label, position), code by code in raster order (van den Oord et al. 2016).
+    """p(codes | label, position, other grids), code by code (van den Oord et al. 2016).
+
+    Its two stacks go over the grid in raster order, cell by cell. A cell holds ``patch`` x ``patch`` codes, which the
+    head draws one after another, each told the ones before it in its cell: four codes for little more than the price
+    of one, and a step of the stacks is twice as long a way in the image. With a patch of 1 a cell is a code.
 
     Args:
-        grid: (h, w) of the codes.
+        grid: (h, w) of the codes, multiples of ``patch``.
         num_codes: K.
         num_labels, num_positions: conditions are given as 1 … n; 0 means none, the unconditional model.
         num_augmentations: length of the vector that tells how a training image was augmented, zeros for
             an image as it is: so the prior learns from augmented codes without sampling them (Jun et
             al., "Distribution Augmentation for Generative Modeling", 2020).
+        num_contexts: how many other grids of codes it is told as a whole, by a condition of every place (§2.3,
+            ``s = m(h)``); they are of other slices of the same person.
+        patch: codes along each side of a cell.
         num_layers, width: of the two stacks.
         vertical_width: of the vertical stack, where it is not the same.
         dropout: rate of the spatial dropout in every layer's horizontal unit.
@@ -463,6 +473,8 @@ class GatedPixelCNN(keras.Model):
         num_labels=0,
         num_positions=0,
         num_augmentations=6,
+        num_contexts=0,
+        patch=1,
         num_layers=12,
         width=128,
         vertical_width=None,
@@ -475,10 +487,14 @@ class GatedPixelCNN(keras.Model):
         super().__init__(**options)
         self.vqvae_sha256 = vqvae_sha256
         self.grid, self.num_codes, self.width = tuple(grid), num_codes, width
+        self.patch, self.num_contexts = patch, num_contexts
+        self.cells = (grid[0] // patch, grid[1] // patch)  # rows and columns of the stacks
         self.settings = dict(
             num_labels=num_labels,
             num_positions=num_positions,
             num_augmentations=num_augmentations,
+            num_contexts=num_contexts,
+            patch=patch,
             num_layers=num_layers,
             width=width,
             vertical_width=vertical_width or width,
@@ -488,56 +504,107 @@ class GatedPixelCNN(keras.Model):
         )
         self.stack = [
             GatedLayer(width, vertical_width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
-            for i, dilation in enumerate(choose_dilations(grid, num_layers))
+            for i, dilation in enumerate(choose_dilations(self.cells, num_layers))
         ]
+        if num_contexts:
+            self.context_block = ResidualBlock(width, name="context_block", dtype=self.dtype_policy)
         self.build()
 
     def build(self, shape=None):
         if self.built:
             return
-        width, settings = self.width, self.settings
-        normal = keras.initializers.RandomNormal(stddev=0.5, seed=settings["seed"])
+        width, settings, places = self.width, self.settings, self.patch**2
+        normal = keras.initializers.RandomNormal(stddev=0.5 / self.patch, seed=settings["seed"])
         small = keras.initializers.RandomNormal(stddev=0.05, seed=settings["seed"])
 
         def weight(name, shape, initializer="glorot_uniform"):
             return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False)
 
-        self.code_embedding = weight("code_embedding", (self.num_codes, width), normal)
+        self.code_embedding = weight("code_embedding", (places * self.num_codes, width), normal)
         self.start = weight("start", (2, width), normal)  # what lies above the first row, left of the first column
-        self.grid_embedding = weight("grid_embedding", (*self.grid, width), small)
+        self.grid_embedding = weight("grid_embedding", (*self.cells, width), small)
         self.label_embedding = weight("label_embedding", (settings["num_labels"] + 1, width), small)
         self.position_embedding = weight("position_embedding", (settings["num_positions"] + 1, width), small)
         self.augmentation_kernel = weight("augmentation_kernel", (settings["num_augmentations"], width), small)
-        self.hidden_kernel = weight("hidden_kernel", (width, width))
-        self.hidden_bias = weight("hidden_bias", (width,), "zeros")
-        self.logits_kernel = weight("logits_kernel", (width, self.num_codes), "zeros")
-        self.logits_bias = weight("logits_bias", (self.num_codes,), "zeros")
+        self.hidden_kernel = weight("hidden_kernel", (width, places * width))
+        self.hidden_bias = weight("hidden_bias", (places * width,), "zeros")
+        self.logits_kernel = weight("logits_kernel", (width, places * self.num_codes), "zeros")
+        self.logits_bias = weight("logits_bias", (places * self.num_codes,), "zeros")
+        if places > 1:  # what a code tells the hidden units of the places after it in its cell
+            self.told = weight("told", ((places - 1) * self.num_codes, places * width), small)
+        if self.num_contexts:
+            rows = self.num_contexts * (places * self.num_codes + 1)  # the last of each grid's stands for no grid
+            self.context_embedding = weight("context_embedding", (rows, width), small)
+            gaps = self.num_contexts * (settings["num_positions"] + 1)
+            self.gap_embedding = weight("gap_embedding", (gaps, width), small)
+            self.context_block.build((None, *self.cells, width))
         for layer, below in zip(self.stack, [width] + [settings["vertical_width"]] * len(self.stack), strict=False):
-            layer.build((None, *self.grid, below))
+            layer.build((None, *self.cells, below))
         self.built = True
 
     @property
     def receptive_field(self):
-        """(rows up, columns to each side) seen from a code."""
-        return receptive_field([layer.dilation for layer in self.stack])
+        """(rows up, columns to each side) seen from a code, at least."""
+        return tuple(self.patch * reach for reach in receptive_field([layer.dilation for layer in self.stack]))
 
-    def condition(self, label, position, augmentation=None):
-        """label, position (B,) int with 0 = none, augmentation (B, A) float -> (B, C)."""
+    # ---- what it is told ------------------------------------------------------------------------
+
+    def condition(self, label, position, augmentation=None, context=None):
+        """The condition of every place, (B, 1, 1, C), or (B, rows, columns, C) where the model is told other grids.
+
+        Args:
+            label, position: (B,) int, 0 for none.
+            augmentation: (B, A) float.
+            context: (codes, gaps) of the other grids; None for none of them. Codes (B, N, h, w) int; a grid whose
+                first code is -1 is not there. Gaps (B, N) int, how many positions its slice lies below, in 0 … n.
+        """
         total = ops.take(self.label_embedding, label, axis=0) + ops.take(self.position_embedding, position, axis=0)
         if augmentation is not None:
             total = total + ops.matmul(augmentation, self.augmentation_kernel)
+        total = total[:, None, None]  # (B, 1, 1, C)
+        if self.num_contexts:
+            total = total + self.context_map(ops.shape(label)[0], context)
         return total
 
-    def call(self, codes, label, position, augmentation=None, seed=None):
-        """codes (B, h, w) int -> logits (B, h, w, K) float32, each from the codes before it alone."""
-        cells = ops.take(self.code_embedding, codes, axis=0)  # (B, h, w, C)
-        return self.logits(cells, self.condition(label, position, augmentation), seed)
+    def context_map(self, batch, context=None):
+        """What the other grids tell every place, (B, rows, columns, C): looked up, added up, and a residual block."""
+        grids, positions = self.num_contexts, self.settings["num_positions"]
+        if context is None:
+            codes, gaps = ops.full((batch, grids, *self.grid), -1, "int32"), ops.zeros((batch, grids), "int32")
+        else:
+            codes, gaps = (ops.cast(x, "int32") for x in context)
+        rows = self.patch**2 * self.num_codes + 1  # of the table of a grid
+        tables = rows * ops.arange(grids)  # (N,), where each begins
+        there = codes[:, :, :1, :1, None] >= 0  # (B, N, 1, 1, 1)
+        places = self.by_cell(ops.reshape(codes, (-1, *self.grid))) + self.num_codes * ops.arange(self.patch**2)
+        places = ops.reshape(places, (-1, grids, *self.cells, self.patch**2))  # (B, N, rows, columns, P)
+        indices = ops.where(there, places, rows - 1) + tables[:, None, None, None]
+        told = ops.sum(ops.take(self.context_embedding, indices, axis=0), axis=(1, 4))  # (B, rows, columns, C)
+        gaps = ops.take(self.gap_embedding, gaps + (positions + 1) * ops.arange(grids), axis=0)  # (B, N, C)
+        told = told + ops.sum(gaps, axis=1)[:, None, None]
+        return ops.cast(self.context_block(ops.cast(told, self.compute_dtype)), "float32")
 
-    def logits(self, cells, condition, seed=None):
-        """Embedded codes (B, h, w, C) and condition (B, C) -> logits (B, h, w, K) float32."""
-        batch, (h, w) = ops.shape(cells)[0], self.grid
-        above = ops.broadcast_to(self.start[0], (batch, 1, w, self.width))
-        left = ops.broadcast_to(self.start[1], (batch, h, 1, self.width))
+    # ---- likelihood -----------------------------------------------------------------------------
+
+    def by_cell(self, codes):
+        """Codes (B, h, w) -> (B, rows, columns, P): the codes of each cell in raster order."""
+        return space_to_depth(codes[..., None], self.patch)
+
+    def embed(self, codes):
+        """Codes by cell (…, P) int -> (…, C), the sum of what each place of the cell has for its code."""
+        places = codes + self.num_codes * ops.arange(self.patch**2)
+        return ops.sum(ops.take(self.code_embedding, places, axis=0), axis=-2)
+
+    def call(self, codes, label, position, augmentation=None, context=None, seed=None):
+        """codes (B, h, w) int -> logits (B, h, w, K) float32, each from the codes before it alone."""
+        codes = self.by_cell(ops.cast(codes, "int32"))  # (B, rows, columns, P)
+        return self.logits(codes, self.embed(codes), self.condition(label, position, augmentation, context), seed)
+
+    def logits(self, codes, cells, condition, seed=None):
+        """Codes by cell (B, rows, columns, P), embedded (…, C), and their condition -> logits (B, h, w, K) float32."""
+        batch, (rows, columns) = ops.shape(cells)[0], self.cells
+        above = ops.broadcast_to(self.start[0], (batch, 1, columns, self.width))
+        left = ops.broadcast_to(self.start[1], (batch, rows, 1, self.width))
         vertical = ops.concatenate([above, cells[:, :-1]], axis=1) + self.grid_embedding
         horizontal = ops.concatenate([left, cells[:, :, :-1]], axis=2) + self.grid_embedding
         vertical, horizontal, condition = (ops.cast(x, self.compute_dtype) for x in (vertical, horizontal, condition))
@@ -546,26 +613,56 @@ class GatedPixelCNN(keras.Model):
             layer_seed = None if seed is None else ops.stack([seed[0], seed[1] + i])
             vertical, horizontal, skip = layer(vertical, horizontal, condition, seed=layer_seed)
             total = total + skip
-        return self.head(total)
+        hidden = self.hidden(total)
+        logits = []
+        for place in range(self.patch**2):
+            logits.append(self.head(hidden, place))
+            if place + 1 < self.patch**2:
+                hidden = hidden + ops.cast(self.tell(codes[..., place], place), hidden.dtype)
+        return depth_to_space(ops.concatenate(logits, axis=-1), self.patch)
 
-    def head(self, skips):
-        """The sum of the skip outputs (…, C) -> logits (…, K) float32."""
-        hidden_kernel, hidden_bias, logits_kernel = (
-            ops.cast(x, skips.dtype) for x in (self.hidden_kernel, self.hidden_bias, self.logits_kernel)
-        )
-        hidden = ops.relu(dense(ops.relu(skips), hidden_kernel) + hidden_bias)
-        return ops.cast(dense(hidden, logits_kernel), "float32") + self.logits_bias
+    # ---- the head: the codes of a cell ----------------------------------------------------------
 
-    def log_likelihood(self, codes, label, position, augmentation=None, seed=None):
+    def hidden(self, skips):
+        """The sum of the skip outputs (…, C) -> the hidden units of all places of the cell (…, P C)."""
+        kernel, bias = (ops.cast(x, skips.dtype) for x in (self.hidden_kernel, self.hidden_bias))
+        return dense(ops.relu(skips), kernel) + bias
+
+    def tell(self, codes, place):
+        """What the codes (…) at a place of their cells add to the hidden units (…, P C) of the places after it."""
+        return ops.take(self.told, codes + place * self.num_codes, axis=0)
+
+    def head(self, hidden, place):
+        """The hidden units of a cell (…, P C) -> the logits (…, K) float32 of one place in it."""
+        own = hidden[..., place * self.width : (place + 1) * self.width]
+        codes = slice(place * self.num_codes, (place + 1) * self.num_codes)
+        kernel = ops.cast(self.logits_kernel[:, codes], own.dtype)
+        return ops.cast(dense(ops.relu(own), kernel), "float32") + self.logits_bias[codes]
+
+    def log_likelihood(self, codes, label, position, augmentation=None, context=None, seed=None):
         """Natural log-likelihood of every code given those before it: (B, h, w) float32."""
-        logits = self.call(codes, label, position, augmentation, seed)
+        logits = self.call(codes, label, position, augmentation, context, seed)
         return tfp.distributions.Categorical(logits=logits).log_prob(codes)
 
-    def bits_per_code(self, codes, label, position):
+    def bits_per_code(self, codes, label, position, context=None):
         """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
-        return -ops.mean(self.log_likelihood(codes, label, position), axis=(1, 2)) / LOG_2
+        return -ops.mean(self.log_likelihood(codes, label, position, context=context), axis=(1, 2)) / LOG_2
 
-    def sample(self, uniforms, label, position, temperature=1.0, top_k=None, top_p=None, known=None, mask=None):
+    # ---- sampling -------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        uniforms,
+        label,
+        position,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        known=None,
+        mask=None,
+        context=None,
+        guidance=1.0,
+    ):
         """Draw code grids, one row and one column at a time, each from cached features.
 
         Args:
@@ -574,29 +671,22 @@ class GatedPixelCNN(keras.Model):
             label, position: (B,) int, 0 for none.
             temperature, top_k, top_p: of the distribution drawn from; likelihoods stay those of the model.
             known, mask: (B, h, w) int codes and bool: where the mask is true the code is kept.
+            context: the other grids, as in ``condition``.
+            guidance: classifier-free (Ho & Salimans 2022, arXiv:2207.12598): the logits drawn from are those without
+                label and position, and this many times what the two change in them. 1 is the model as it is, and
+                costs half as much.
 
         It computes in float32 whatever the precision of training.
 
         Returns:
             codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
         """
-        uniforms = tf.convert_to_tensor(uniforms, tf.float32)
-        if known is None:
-            known, mask = tf.zeros(uniforms.shape, tf.int32), tf.zeros(uniforms.shape, tf.bool)
-        codes, _, log_likelihood = self._sample(
-            uniforms,
-            tf.convert_to_tensor(label, tf.int32),
-            tf.convert_to_tensor(position, tf.int32),
-            tf.convert_to_tensor(known, tf.int32),
-            tf.convert_to_tensor(mask, tf.bool),
-            tf.convert_to_tensor(temperature, tf.float32),
-            top_k,
-            top_p,
-            False,
+        codes, _, log_likelihood = self._draw(
+            uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance
         )
         return codes, tf.reduce_sum(log_likelihood, axis=(1, 2))
 
-    def redraw(self, codes, cells, uniforms, choice, label, position):
+    def redraw(self, codes, cells, uniforms, choice, label, position, context=None):
         """Draw some cells of code grids anew, given all other codes, those that come later too.
 
         One step of iterated sampling importance resampling (Andrieu, Lee & Vihola 2018, arXiv:1312.6432): N - 1
@@ -611,95 +701,140 @@ class GatedPixelCNN(keras.Model):
                 not used.
             choice: (B,) float32 in [0, 1), for the choice.
             label, position: (B,) int, 0 for none.
+            context: the other grids, as in ``condition``.
 
         Returns:
             codes (B, h, w) int32.
         """
         batch, count = uniforms.shape[:2]
 
-        def repeated(x, dtype):  # (B, …) -> (B N, …)
-            return tf.repeat(tf.convert_to_tensor(x, dtype), count, axis=0)
+        def repeated(x):  # (B, …) -> (B N, …)
+            return tf.repeat(tf.convert_to_tensor(x), count, axis=0)
 
-        cells = repeated(cells, tf.bool)
+        cells = repeated(cells)
         as_it_is = tf.reshape(tf.range(batch * count) % count == 0, (-1, 1, 1))
-        candidates, _, log_likelihood = self._sample(
-            tf.reshape(tf.convert_to_tensor(uniforms, tf.float32), (-1, *self.grid)),
-            repeated(label, tf.int32),
-            repeated(position, tf.int32),
-            repeated(codes, tf.int32),
+        candidates, _, log_likelihood = self._draw(
+            tf.reshape(uniforms, (-1, *self.grid)),
+            repeated(label),
+            repeated(position),
+            repeated(codes),
             as_it_is | ~cells,
-            tf.constant(1.0),
-            None,
-            None,
-            False,
+            context and tuple(map(repeated, context)),
         )
         weights = tf.reduce_sum(tf.where(cells, 0.0, log_likelihood), axis=(1, 2))  # (B N,)
         chosen = draw(tf.reshape(weights, (batch, count)), tf.convert_to_tensor(choice, tf.float32))  # (B,)
         candidates = tf.reshape(candidates, (batch, count, *self.grid))
         return tf.gather(candidates, chosen, batch_dims=1)
 
-    def cached_logits(self, codes, label, position):
+    def cached_logits(self, codes, label, position, context=None):
         """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
         codes = tf.convert_to_tensor(codes, tf.int32)
+        everywhere = tf.ones(codes.shape, tf.bool)
+        return self._draw(tf.zeros(codes.shape), label, position, codes, everywhere, context, keep_logits=True)[1]
+
+    def _draw(
+        self,
+        uniforms,
+        label,
+        position,
+        known=None,
+        mask=None,
+        context=None,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        guidance=1.0,
+        keep_logits=False,
+    ):
+        """``_sample`` with all its arguments as tensors of the right kind, and what is not given filled in."""
+        uniforms = tf.convert_to_tensor(uniforms, tf.float32)
+        if known is None:
+            known, mask = tf.zeros(uniforms.shape, tf.int32), tf.zeros(uniforms.shape, tf.bool)
         return self._sample(
-            tf.zeros(codes.shape),
+            uniforms,
             tf.convert_to_tensor(label, tf.int32),
             tf.convert_to_tensor(position, tf.int32),
-            codes,
-            tf.ones(codes.shape, tf.bool),
-            tf.constant(1.0),
-            None,
-            None,
-            True,
-        )[1]
+            tf.convert_to_tensor(known, tf.int32),
+            tf.convert_to_tensor(mask, tf.bool),
+            context and tuple(tf.convert_to_tensor(x, tf.int32) for x in context),
+            tf.convert_to_tensor(temperature, tf.float32),
+            top_k,
+            top_p,
+            None if guidance == 1 else tf.convert_to_tensor(guidance, tf.float32),
+            keep_logits,
+        )
 
     @tf.function
-    def _sample(self, uniforms, label, position, known, mask, temperature, top_k, top_p, keep_logits):
-        batch, (h, w), width = uniforms.shape[0], self.grid, self.width
-        to_stacks = [layer.conditions(self.condition(label, position)) for layer in self.stack]
-        row_caches = [tf.zeros((batch, layer.dilation, w, layer.vertical_kernel.shape[2])) for layer in self.stack]
-        cells = tf.broadcast_to(self.start[0], (batch, w, width))  # the row above, embedded
-        code_rows = tf.TensorArray(tf.int32, h, element_shape=(batch, w))
-        likelihood_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch))
-        logit_rows = tf.TensorArray(tf.float32, h, element_shape=(w, batch, self.num_codes))
-        for r in tf.range(h):
-            row = cells + self.grid_embedding[r]  # (B, w, C)
+    def _sample(
+        self, uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance, keep_logits
+    ):
+        condition = self.condition(label, position, context=context)
+        if guidance is not None:  # a second half of the batch goes the same way without the two
+            nothing = tf.zeros_like(label)
+            condition = tf.concat([condition, self.condition(nothing, nothing, context=context)], axis=0)
+        halves = 1 if guidance is None else 2
+        images, batch, (rows, columns), width = uniforms.shape[0], halves * uniforms.shape[0], self.cells, self.width
+        places = range(self.patch**2)
+        uniforms, known, mask = map(self.by_cell, (uniforms, known, mask))  # (B, rows, columns, P)
+        condition = tf.broadcast_to(condition, (batch, rows, *condition.shape[2:]))
+        row_caches = [
+            tf.zeros((batch, layer.dilation, columns, layer.vertical_kernel.shape[2])) for layer in self.stack
+        ]
+        cells = tf.broadcast_to(self.start[0], (batch, columns, width))  # the row above, embedded
+        code_rows = tf.TensorArray(tf.int32, rows, element_shape=(columns, images, len(places)))
+        likelihood_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places)))
+        logit_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places) * self.num_codes))
+        for r in tf.range(rows):
+            row = cells + self.grid_embedding[r]  # (B, columns, C)
             contexts, caches = [], []
-            for layer, cache, to_stack in zip(self.stack, row_caches, to_stacks, strict=True):
-                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, w, V)
-                row, context = layer.row(cache[:, 0], row, *to_stack)
-                contexts.append(tf.transpose(context, (1, 0, 2)))  # (w, B, 2C)
+            for layer, cache in zip(self.stack, row_caches, strict=True):
+                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, columns, V)
+                row, told = layer.row(cache[:, 0], row, *layer.conditions(condition[:, r]))
+                contexts.append(tf.transpose(told, (1, 0, 2)))  # (columns, B, 2C)
             row_caches = caches
             cell_caches = [tf.zeros((batch, layer.dilation, width)) for layer in self.stack]
-            left = tf.broadcast_to(self.start[1], (batch, width))  # the code to the left, embedded
-            codes = tf.TensorArray(tf.int32, w, element_shape=(batch,))
-            likelihoods = tf.TensorArray(tf.float32, w, element_shape=(batch,))
-            logits_of_row = tf.TensorArray(tf.float32, w, element_shape=(batch, self.num_codes))
-            for c in tf.range(w):
+            left = tf.broadcast_to(self.start[1], (batch, width))  # the cell to the left, embedded
+            codes_of_row = tf.TensorArray(tf.int32, columns, element_shape=(images, len(places)))
+            likelihoods = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places)))
+            logits_of_row = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places) * self.num_codes))
+            for c in tf.range(columns):
                 cell = left + self.grid_embedding[r, c]  # (B, C)
                 total, caches = tf.zeros((batch, width)), []
-                for layer, cache, context in zip(self.stack, cell_caches, contexts, strict=True):
+                for layer, cache, told in zip(self.stack, cell_caches, contexts, strict=True):
                     caches.append(tf.concat([cache[:, 1:], cell[:, None]], axis=1))  # (B, dilation, C)
-                    cell, skip = layer.column(cache[:, 0], cell, context[c])
+                    cell, skip = layer.column(cache[:, 0], cell, told[c])
                     total += skip
                 cell_caches = caches
-                logits = self.head(total)  # (B, K)
-                drawn = draw(truncate(logits / temperature, top_k, top_p), uniforms[:, r, c])
-                code = tf.where(mask[:, r, c], known[:, r, c], drawn)  # (B,)
-                left = tf.gather(self.code_embedding, code)
-                codes = codes.write(c, code)
-                likelihoods = likelihoods.write(c, tfp.distributions.Categorical(logits=logits).log_prob(code))
+                hidden, codes, log_likelihood, seen = self.hidden(total), [], [], []
+                for place in places:
+                    logits = self.head(hidden, place)  # (B, K)
+                    guided = guide(logits, guidance)
+                    drawn = draw(truncate(guided / temperature, top_k, top_p), uniforms[:, r, c, place])
+                    code = tf.where(mask[:, r, c, place], known[:, r, c, place], drawn)  # (B,)
+                    codes.append(code)
+                    log_likelihood.append(tfp.distributions.Categorical(logits=logits[:images]).log_prob(code))
+                    seen.append(logits[:images])
+                    if place < places[-1]:
+                        hidden += tf.tile(self.tell(code, place), (halves, 1))
+                codes = tf.stack(codes, axis=1)  # (B, P)
+                left = tf.tile(self.embed(codes), (halves, 1))
+                codes_of_row = codes_of_row.write(c, codes)
+                likelihoods = likelihoods.write(c, tf.stack(log_likelihood, axis=1))
                 if keep_logits:
-                    logits_of_row = logits_of_row.write(c, logits)
-            codes_of_row = tf.transpose(codes.stack())  # (B, w)
+                    logits_of_row = logits_of_row.write(c, tf.concat(seen, axis=1))
+            codes_of_row = codes_of_row.stack()  # (columns, B, P)
             code_rows = code_rows.write(r, codes_of_row)
             likelihood_rows = likelihood_rows.write(r, likelihoods.stack())
             if keep_logits:
                 logit_rows = logit_rows.write(r, logits_of_row.stack())
-            cells = tf.gather(self.code_embedding, codes_of_row)
-        logits = tf.transpose(logit_rows.stack(), (2, 0, 1, 3)) if keep_logits else tf.zeros(())
-        log_likelihood = tf.transpose(likelihood_rows.stack(), (2, 0, 1))  # (B, h, w)
-        return tf.transpose(code_rows.stack(), (1, 0, 2)), logits, log_likelihood
+            cells = tf.tile(tf.transpose(self.embed(codes_of_row), (1, 0, 2)), (halves, 1, 1))
+        logits = self.from_cells(logit_rows.stack()) if keep_logits else tf.zeros(())
+        codes, log_likelihood = (self.from_cells(x.stack())[..., 0] for x in (code_rows, likelihood_rows))
+        return codes, logits, log_likelihood
+
+    def from_cells(self, x):
+        """(rows, columns, B, P X) -> (B, h, w, X)."""
+        return depth_to_space(tf.transpose(x, (2, 0, 1, 3)), self.patch)
 
     def get_config(self):
         return {
@@ -718,6 +853,14 @@ class GatedPixelCNN(keras.Model):
             len(config["labels"]),
             config["num_positions"],
         ]
+
+
+def guide(logits, guidance=None):
+    """Logits (2B, K), of which the second half is of the model without its conditions -> those to draw from, (B, K)."""
+    if guidance is None:
+        return logits
+    told, untold = tf.split(logits, 2)
+    return untold + guidance * (told - untold)
 
 
 def truncate(logits, top_k=None, top_p=None):

@@ -285,24 +285,33 @@ def train_prior(team, config, folder, parts, box):
     from training.folder import load_models
     from training.loop import Stage
     from training.optimisation import build_prior
-    from training.steps import prior_step
+    from training.steps import prior_step, with_codes
     from utils import file_sha256
 
-    tf, validation = team.tf, thinned(parts["validation"])
+    tf, validation = team.tf, thinned(parts["validation"], config["prior_contexts"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
     bits_per_code = tf.function(prior.bits_per_code)
     held_out = [
-        {**batch, "codes": vqvae.encode(batch["image"])}
-        for batch in evaluation_batches(validation["images"], validation["columns"], EVALUATION_BATCH, box)
+        with_codes(vqvae, batch)
+        for batch in evaluation_batches(
+            validation["images"], validation["columns"], EVALUATION_BATCH, box, validation["others"]
+        )
     ]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
     uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *config["code_grid"]), "float32")
 
     def evaluate():
-        bits = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
-        return {"loss": float(np.concatenate(bits).mean())}
+        alone = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
+        bits = {"alone": float(np.concatenate(alone).mean())}
+        if prior.num_contexts:
+            told = [
+                bits_per_code(batch["codes"], batch["label"], batch["position"], (batch["other_codes"], batch["gaps"]))
+                for batch in held_out
+            ]
+            bits["told"] = float(np.concatenate(told).mean())
+        return {"loss": sum(bits.values()) / len(bits), **bits} if prior.num_contexts else {"loss": bits["alone"]}
 
     def show():
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
@@ -313,7 +322,7 @@ def train_prior(team, config, folder, parts, box):
         folder,
         "prior",
         prior,
-        lambda batch: prior_step(prior, {**batch, "codes": vqvae.encode(batch["image"])}),
+        lambda batch: prior_step(prior, with_codes(vqvae, batch)),
         evaluate,
         show,
         config["checkpoint_minutes"],

@@ -46,9 +46,14 @@ def kept_cells(pixels, box, grid):
     return ~lost.reshape(h, box.height // h, w, box.width // w).any(axis=(1, 3))
 
 
-def in_raster_order(keep):
-    """(B,) bool: whether all kept codes of keep (B, h, w) come before all others, so that a plain draw is exact."""
-    flat = keep.reshape(len(keep), -1)
+def in_drawing_order(keep, patch=1):
+    """(B,) bool: whether all kept codes of keep (B, h, w) come before all others, so that a plain draw is exact.
+
+    The order is that of cells of ``patch`` x ``patch`` codes, and in each that of its codes.
+    """
+    batch, h, w = keep.shape
+    by_cell = keep.reshape(batch, h // patch, patch, w // patch, patch).swapaxes(2, 3)
+    flat = by_cell.reshape(batch, -1)
     return ~(flat[:, 1:] & ~flat[:, :-1]).any(axis=1)
 
 
@@ -97,7 +102,7 @@ def complete_codes(
     drawn, _ = prior.sample(
         uniforms(0, size).reshape(codes.shape), *conditions, temperature, top_k, top_p, known=codes, mask=keep
     )
-    unknown = ~keep & ~in_raster_order(keep)[:, None, None]
+    unknown = ~keep & ~in_drawing_order(keep, prior.patch)[:, None, None]
     steps = list(gibbs_cells(unknown, tile_side)) if unknown.any() else []
     for step, cells in enumerate(progress(steps, desc="Gibbs sweeps", unit=" steps", leave=False), 1):
         if cells.any():
@@ -164,7 +169,7 @@ def complete(
     original, pixels, cells = read_kept(run, Path(slice), keep, num_images, draw)
     known = look_up(run, [slice], label, position)
     say_outside(frame.outside(original.brain_boxes, run.box))
-    how = "drawn exactly" if in_raster_order(cells[None])[0] else "approximate, by masked Gibbs sweeps"
+    how = "drawn exactly" if in_drawing_order(cells[None], run.prior.patch)[0] else "approximate, by masked Gibbs sweeps"
     out = output_folder(out, run, "complete-{time}")
     with new_folder(out) as unfinished:
         ids = [column.item() for column in condition_ids(known, run.labels).values()]
@@ -200,7 +205,8 @@ def read_kept(run, path, keep, num_images, draw):
     cells = kept_cells(pixels, run.box, run.code_grid)
     if not cells.any():
         raise UserError(f"--keep {keep} keeps no patch of {side}x{side} pixels whole, and so no code: keep more")
-    if not in_raster_order(cells[None])[0] and draw != {"temperature": 1.0, "top_k": None, "top_p": None}:
+    in_order = in_drawing_order(cells[None], run.config.get("prior_patch", 1))[0]
+    if not in_order and draw != {"temperature": 1.0, "top_k": None, "top_p": None}:
         raise UserError(
             f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
             "leave them out, or keep the top"

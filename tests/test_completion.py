@@ -134,7 +134,7 @@ def test_completions_of_a_grid_come_in_whole_blocks(larger_prior):
 
 def test_raster_order_does_where_everything_kept_comes_first():
     def order(*rows):
-        return bool(completion.in_raster_order(np.array([[[int(cell) for cell in row] for row in rows]], bool))[0])
+        return bool(completion.in_drawing_order(np.array([[[int(cell) for cell in row] for row in rows]], bool))[0])
 
     assert order("111", "111") and order("000", "000") and order("111", "100")
     assert not order("110", "110") and not order("000", "111") and not order("111", "010")

@@ -57,10 +57,11 @@ def test_decoder_output_is_clipped():
 
 def influence(prior):
     """(h w, h w) largest absolute gradient of each logit vector (row) with respect to each code (column)."""
+    codes = prior.by_cell(tf.zeros((1, *prior.grid), tf.int32))
     cells = tf.random.stateless_normal((1, *prior.grid, prior.width), (1, 2))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(cells)
-        logits = prior.logits(cells, prior.condition(ids(1), ids(1)))
+        logits = prior.logits(codes, cells, prior.condition(ids(1), ids(1)))
         # squares, for the gradient of a plain sum can cancel
         places = [tf.reduce_sum(logits[0, r, c] ** 2) for r, c in np.ndindex(*prior.grid)]
     return np.stack([np.abs(tape.gradient(place, cells)[0]).max(axis=-1).ravel() for place in places])
@@ -76,6 +77,47 @@ def assert_causal_without_blind_spot(prior):
 @pytest.mark.parametrize(("grid", "layers"), [((5, 4), 4), ((3, 6), 5), ((9, 7), 5)])
 def test_every_earlier_code_is_seen_and_no_later_one(grid, layers):
     assert_causal_without_blind_spot(small_prior(grid, layers))
+
+
+def changes(prior, codes, context=None):
+    """(h w, h w) bool, by cell: whether a logit vector (row) changes with a code (column)."""
+    count = codes[0].size
+    order = prior.by_cell(np.arange(count).reshape(1, *prior.grid)).numpy().ravel()  # raster numbers of codes, by cell
+    changed = np.repeat(codes, count, axis=0).reshape(count, -1)
+    changed[range(count), order] = (changed[range(count), order] + 1) % CODES
+    rows = np.concatenate([codes, changed.reshape(count, *prior.grid)])
+    logits = prior(rows, ids(count + 1), ids(count + 1), context=context).numpy().reshape(count + 1, count, -1)
+    return (logits[1:] != logits[:1]).any(axis=-1).T[order]
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("contexts", [0, 2])
+def test_a_code_is_told_all_that_come_before_it_in_order_of_cells(patch, contexts):
+    prior = small_prior((6, 4), 4, patch=patch, num_contexts=contexts)
+    told = some_codes(25 * contexts, (6, 4), 1).reshape(25, contexts, 6, 4), np.ones((25, contexts), np.int32)
+    told = [np.repeat(x[:1], 25, axis=0) for x in told]
+    reaches = changes(prior, some_codes(1, (6, 4)), told if contexts else None)
+    assert np.array_equal(reaches, np.tri(24, k=-1, dtype=bool))
+
+
+def test_the_other_grids_are_seen_as_a_whole_and_a_missing_one_is_not():
+    prior, codes = small_prior((6, 4), 4, patch=2, num_contexts=2), some_codes(25, (6, 4))[:1]
+    told = np.repeat(some_codes(2, (6, 4), 1)[None], 49, axis=0)
+    for i, (grid, place) in enumerate(np.ndindex(2, 24)):
+        told[i + 1, grid].flat[place] = (told[i + 1, grid].flat[place] + 1) % CODES
+    logits = prior(codes.repeat(49, axis=0), ids(49), ids(49), context=(told, np.ones((49, 2), np.int32))).numpy()
+    assert (logits[1:] != logits[:1]).any(axis=(1, 2, 3)).all()
+    missing, gaps = np.full((1, 2, 6, 4), -1), np.zeros((1, 2), np.int32)
+    nothing = prior(codes, ids(1), ids(1)).numpy()
+    assert np.array_equal(nothing, prior(codes, ids(1), ids(1), context=(missing, gaps)))
+    missing[0, 0, 3, 3] = 0  # nothing of a grid that is not there is read
+    assert np.array_equal(nothing, prior(codes, ids(1), ids(1), context=(missing, gaps)))
+
+
+def test_how_far_below_the_other_slice_lies_is_told():
+    prior, codes, told = small_prior(num_contexts=1), some_codes(1), some_codes(1, seed=1)[:, None]
+    near, far = (prior(codes, ids(1), ids(1), context=(told, np.full((1, 1), gap))).numpy() for gap in (1, 2))
+    assert not np.array_equal(near, far)
 
 
 def test_causal_after_training_and_after_loading(tmp_path):
@@ -114,6 +156,15 @@ def test_too_few_layers_for_the_grid_are_refused():
         modules.choose_dilations((30, 32), 3)
 
 
+@pytest.mark.parametrize(("patch", "contexts"), [(2, 0), (1, 2), (2, 1)])
+def test_cached_logits_of_cells_and_of_a_model_that_is_told_other_grids(patch, contexts):
+    prior, codes = small_prior((14, 10), 4, patch=patch, num_contexts=contexts), some_codes(3, (14, 10))
+    told = some_codes(3 * contexts, (14, 10), 1).reshape(3, contexts, 14, 10), np.ones((3, contexts), np.int32)
+    told = told if contexts else None
+    full = prior(codes, ids(3), ids(3, 2), context=told).numpy()
+    np.testing.assert_allclose(prior.cached_logits(codes, ids(3), ids(3, 2), told), full, atol=1e-4)
+
+
 @pytest.mark.parametrize(("batch", "vertical_width"), [(1, 4), (5, 4), (5, None)])
 def test_cached_logits_are_those_of_a_full_pass(batch, vertical_width):
     prior = small_prior((7, 5), 4, vertical_width)  # two layers are dilated
@@ -130,11 +181,13 @@ def test_a_narrow_vertical_stack_saves_its_share_of_weights():
     assert [layer.vertical_kernel.shape for layer in narrow.stack] == [(2, 3, 8, 8)] + 2 * [(2, 3, 4, 8)]
 
 
-def test_probabilities_of_all_grids_sum_to_one():
-    prior = modules.GatedPixelCNN((2, 3), 2, 1, 1, num_layers=3, width=8)
+@pytest.mark.parametrize(("grid", "patch"), [((2, 3), 1), ((2, 4), 2)])
+def test_probabilities_of_all_grids_sum_to_one(grid, patch):
+    prior = modules.GatedPixelCNN(grid, 2, 1, 1, num_layers=3, width=8, patch=patch)
     randomise(prior)
-    grids = np.array(list(itertools.product((0, 1), repeat=6)), np.int32).reshape(-1, 2, 3)
-    total = tf.exp(tf.reduce_sum(prior.log_likelihood(grids, ids(64), ids(64)), axis=(1, 2)))
+    grids = np.array(list(itertools.product((0, 1), repeat=grid[0] * grid[1])), np.int32).reshape(-1, *grid)
+    one = ids(len(grids))
+    total = tf.exp(tf.reduce_sum(prior.log_likelihood(grids, one, one), axis=(1, 2)))
     assert float(tf.reduce_sum(total)) == pytest.approx(1, abs=1e-5)
 
 
@@ -144,6 +197,29 @@ def test_log_likelihood_of_a_sample_is_that_of_a_full_pass():
     codes, log_likelihood = prior.sample(uniforms, ids(3), ids(3), temperature=0.5, top_k=3)
     full = tf.reduce_sum(prior.log_likelihood(codes, ids(3), ids(3)), axis=(1, 2))
     np.testing.assert_allclose(log_likelihood, full, rtol=1e-4)
+
+
+def test_the_codes_of_a_cell_are_drawn_one_after_another():
+    prior = small_prior((6, 4), 4, patch=2)
+    uniforms = np.random.default_rng(0).random((3, 6, 4), np.float32)
+    codes, log_likelihood = prior.sample(uniforms, ids(3), ids(3))
+    logits = prior(codes, ids(3), ids(3))
+    drawn = modules.draw(tf.reshape(logits, (-1, CODES)), tf.constant(uniforms.ravel()))
+    assert np.array_equal(codes.numpy().ravel(), drawn)
+    full = tf.reduce_sum(prior.log_likelihood(codes, ids(3), ids(3)), axis=(1, 2))
+    np.testing.assert_allclose(log_likelihood, full, rtol=1e-4)
+
+
+def test_guidance_draws_from_what_the_conditions_change_many_times_over():
+    prior, uniforms = small_prior((6, 4), 4, patch=2), np.random.default_rng(0).random((3, 6, 4), np.float32)
+    codes, log_likelihood = prior.sample(uniforms, ids(3), ids(3, 2), guidance=3.0)
+    told, untold = prior(codes, ids(3), ids(3, 2)), prior(codes, ids(3, 0), ids(3, 0))
+    guided = tf.reshape(untold + 3.0 * (told - untold), (-1, CODES))
+    assert np.array_equal(codes.numpy().ravel(), modules.draw(guided, tf.constant(uniforms.ravel())))
+    full = tf.reduce_sum(prior.log_likelihood(codes, ids(3), ids(3, 2)), axis=(1, 2))
+    np.testing.assert_allclose(log_likelihood, full, rtol=1e-4)
+    plain, _ = prior.sample(uniforms, ids(3), ids(3, 2))
+    assert not np.array_equal(codes, plain)
 
 
 def test_known_codes_are_never_overwritten_and_shape_what_follows():

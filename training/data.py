@@ -11,6 +11,7 @@ from slices.images import digests_of, load_images
 from slices.index import condition_ids, find_slices, read_slices
 from slices.memory import check_cache
 from slices.names import are_image_ids
+from slices.neighbours import slices_below
 from slices.splits import split_by_subject, warn_of_leakage
 from training.folder import white_of
 from utils import UserError, evenly, load_json
@@ -151,7 +152,8 @@ def cut_parts(data, used_rows, loaded):
 def describe_data(config, slices, training):
     """What the models need to know of the data: frame, crop box, code grid, labels, positions."""
     frame, downsample = training["images"].shape[1:3], config["downsample"]
-    box = brain_crop(training["brain_boxes"], frame, downsample) if config["crop"] else whole_frame(frame, downsample)
+    side = downsample * config["prior_patch"]  # pixels of a cell of the prior
+    box = brain_crop(training["brain_boxes"], frame, side) if config["crop"] else whole_frame(frame, side)
     if min(*box[2:], *frame) < SMALLEST_BOX:
         raise UserError(
             f"the slices in {config['data']} have {frame[1]}x{frame[0]} pixels, the crop box "
@@ -175,8 +177,10 @@ def stage_batches(team, config, train, box, purpose):
 
     Args:
         train: the training part of ``prepare_data``.
-        purpose: "vqvae" or "prior".
+        purpose: "vqvae" or "prior". The prior's batches have the slices below, too, as many as it is told.
     """
+    others, gaps = slices_below(train["slices"], config["prior_contexts"] if purpose == "prior" else 0)
+    columns = train["columns"] | {"there": others >= 0, "gaps": gaps}
 
     def batches_from(first):
         def pipeline(context):
@@ -184,7 +188,7 @@ def stage_batches(team, config, train, box, purpose):
             here = parts // context.num_input_pipelines  # replicas of this process
             return dataset.training_batches(
                 train["images"],
-                train["columns"],
+                columns,
                 config["batch_size"],
                 config["seed"],
                 box,
@@ -195,6 +199,7 @@ def stage_batches(team, config, train, box, purpose):
                 parts,
                 range(context.input_pipeline_id * here, (context.input_pipeline_id + 1) * here),
                 whole_pixels=purpose == "vqvae",
+                others=others,
             )  # who learns to draw must not learn from resampled slices
 
         return team.strategy.distribute_datasets_from_function(pipeline)
@@ -202,11 +207,19 @@ def stage_batches(team, config, train, box, purpose):
     return batches_from
 
 
-def thinned(part):
-    """At most VALIDATION_SLICES of a part, evenly spaced."""
+def thinned(part, contexts=0):
+    """At most VALIDATION_SLICES of a part, evenly spaced, each with as many of the slices below as are wanted.
+
+    Returns:
+        dict of images (N, H, W, 1) and others (N, contexts, H, W, 1) uint8, slices, and columns, with which of the
+        others are there and how far below.
+    """
     rows = evenly(np.arange(len(part["images"])), VALIDATION_SLICES)
+    others, gaps = (each[rows] for each in slices_below(part["slices"], contexts))
+    columns = {name: column[rows] for name, column in part["columns"].items()}
     return {
         "images": part["images"][rows],
+        "others": part["images"][others],
         "slices": part["slices"].iloc[rows],
-        "columns": {name: column[rows] for name, column in part["columns"].items()},
+        "columns": columns | {"there": others >= 0, "gaps": gaps},
     }

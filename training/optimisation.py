@@ -42,6 +42,8 @@ def build_prior(config, precision, vqvae_sha256=""):
         config["num_codes"],
         len(config["labels"]),
         config["num_positions"],
+        num_contexts=config.get("prior_contexts", 0),
+        patch=config.get("prior_patch", 1),
         num_layers=config["prior_layers"],
         width=config["prior_width"],
         vertical_width=config.get("prior_vertical_width"),

@@ -237,6 +237,19 @@ class Options:
         none="half of --prior-width",
         paper=384,
     )
+    prior_patch: int = option(
+        1,
+        "codes along each side of the cells that it goes over; those of a cell are drawn by its head, one by one",
+        PRIOR,
+        choices=(1, 2, 4),
+        of_vqvae=True,
+    )
+    prior_contexts: int = option(
+        0,
+        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too",
+        PRIOR,
+        choices=(0, 1, 2),
+    )
     prior_dropout: float = option(
         0.2,
         "share of channels dropped in training",

@@ -164,7 +164,7 @@ def plan_run(tf, config, box, dry_run):
     from training.timing import choose_precision, estimate_time
 
     try:
-        modules.choose_dilations(config["code_grid"], config["prior_layers"])
+        modules.choose_dilations([side // config["prior_patch"] for side in config["code_grid"]], config["prior_layers"])
     except ValueError as error:
         raise UserError(f"{error}: raise --prior-layers") from None
     config["precision_resolved"] = choose_precision(tf, config, box)

@@ -9,7 +9,9 @@ from training.losses import losses_of, total_loss
 from training.replicas import mean_over_replicas, replicas, whole_batch
 
 REVIVING = 0.75  # of the steps; after them no code is revived: the decoder needs time to learn a moved code
-SEEDS_PER_STEP = 1024  # of which the last half is for dropping conditions
+SEEDS_PER_STEP = 1024  # of which the last half is for what the prior is told
+NOTHING_TOLD = 0.3  # share of slices of which training hides the other slices: so the prior draws single ones, too
+WRONGLY_TOLD = 0.04  # share of the other slices' codes that are random: so a stack of draws does not drift
 
 
 def vqvae_step(vqvae, batch, planned_steps=0):
@@ -33,11 +35,26 @@ def vqvae_step(vqvae, batch, planned_steps=0):
     return {**mean_over_replicas({"loss": loss, **terms}), "codes": whole_batch(codes)}
 
 
+def with_codes(vqvae, batch):
+    """A batch for the prior: its codes (B, h, w), and those of the other slices (B, N, h, w), -1 where there is none.
+
+    Args:
+        batch: dict of image (B, H, W, 1) float32 in [0, 1]; others (B, N, H, W, 1), the same; there (B, N) bool.
+    """
+    count, others = batch["others"].shape[1], ops.reshape(batch["others"], (-1, *batch["image"].shape[1:]))
+    batch = {**batch, "codes": vqvae.encode(batch["image"])}
+    if count:
+        codes = ops.reshape(vqvae.encode(others), (-1, count, *vqvae.code_grid))
+        batch["other_codes"] = ops.where(batch["there"][..., None, None], codes, -1)
+    return batch
+
+
 def prior_step(prior, batch):
     """One step of the prior.
 
     Args:
-        batch: dict of codes (B, h, w) int, label and position (B,) int with 0 for none, augmentation (B, A) float.
+        batch: dict of codes (B, h, w) int, label and position (B,) int with 0 for none, augmentation (B, A) float;
+            and where the prior is told other slices their codes (B, N, h, w), -1 where there is none, and gaps (B, N).
 
     Returns:
         dict of the loss, in bits per code, of all replicas.
@@ -48,8 +65,11 @@ def prior_step(prior, batch):
         drop_condition(prior, batch[name], seed + ops.array([0, i], dtype="int32"))
         for i, name in ((512, "label"), (513, "position"))
     )
+    context = None
+    if prior.num_contexts:
+        context = unsure_context(prior, batch["other_codes"], batch["gaps"], seed + ops.array([0, 514], dtype="int32"))
     with tf.GradientTape() as tape:
-        log_likelihood = prior.log_likelihood(batch["codes"], label, position, batch["augmentation"], seed)
+        log_likelihood = prior.log_likelihood(batch["codes"], label, position, batch["augmentation"], context, seed)
         loss = -ops.mean(log_likelihood) / LOG_2
         scaled_loss = prior.optimizer.scale_loss(loss)  # for float16; the same otherwise
     apply_gradients(prior, tape.gradient(scaled_loss, prior.trainable_variables))
@@ -60,6 +80,17 @@ def drop_condition(prior, condition, seed):
     """(B,) int -> the same, each set to 0 (none) with probability ``condition_dropout``."""
     kept = own_uniforms((tf.shape(condition)[0],), seed) >= prior.settings["condition_dropout"]
     return ops.where(kept, condition, 0)
+
+
+def unsure_context(prior, codes, gaps, seed):
+    """Other slices' codes (B, N, h, w) and gaps (B, N) -> the same, sometimes hidden, and some of the codes wrong."""
+    next_seeds = [seed + ops.array([0, i], dtype="int32") for i in range(3)]
+    told = own_uniforms((tf.shape(codes)[0],), next_seeds[0]) >= NOTHING_TOLD  # (B,)
+    right = own_uniforms(tf.shape(codes), next_seeds[1]) >= WRONGLY_TOLD
+    random = ops.cast(own_uniforms(tf.shape(codes), next_seeds[2]) * prior.num_codes, "int32")
+    there = told[:, None] & (codes[:, :, 0, 0] >= 0)  # (B, N)
+    codes = ops.where(there[:, :, None, None], ops.where(right, codes, random), -1)
+    return codes, ops.where(there, gaps, 0)
 
 
 def apply_gradients(model, gradients):

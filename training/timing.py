@@ -67,21 +67,24 @@ def stage_steps(tf, config, vqvae, prior, box):
 
 def stage_step(tf, name, config, vqvae, prior=None):
     """One traced step of a stage, "vqvae" or "prior": batch -> dict with its loss."""
-    from training.steps import prior_step, vqvae_step
+    from training.steps import prior_step, vqvae_step, with_codes
 
     if name == "vqvae":
         return tf.function(lambda batch: vqvae_step(vqvae, batch, config["vqvae_steps"]))
-    return tf.function(lambda batch: prior_step(prior, {**batch, "codes": vqvae.encode(batch["image"])}))
+    return tf.function(lambda batch: prior_step(prior, with_codes(vqvae, batch)))
 
 
 def random_batch(tf, config, box):
     """A batch of random images in the crop box, without conditions, as both stages take it."""
-    size = config["batch_size"]
+    size, others = config["batch_size"], config["prior_contexts"]
     return {
         "image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
         "label": tf.zeros(size, tf.int32),
         "position": tf.zeros(size, tf.int32),
         "augmentation": tf.zeros((size, 6)),
+        "others": tf.zeros((size, others, box.height, box.width, 1)),
+        "there": tf.ones((size, others), tf.bool),
+        "gaps": tf.ones((size, others), tf.int32),
     }
 
 
