@@ -96,18 +96,23 @@ def shard(text):
     return part, parts
 
 
-def sample_flags(parser):
-    add_run(parser)
-    add_count(parser, 16)
-    add_conditions(parser)
-    add_draw(parser)
+def add_shard(parser, what="images"):
+    """--shard."""
     parser.add_argument(
         "--shard",
         type=shard,
         default=(1, 1),
         metavar="I/N",
-        help="make the I-th of N parts of the images, as one process would make them (default: all)",
+        help=f"make the I-th of N parts of the {what}, as one process would make them (default: all)",
     )
+
+
+def sample_flags(parser):
+    add_run(parser)
+    add_count(parser, 16)
+    add_conditions(parser)
+    add_draw(parser)
+    add_shard(parser)
     parser.add_argument(
         "--format",
         choices=("png", "npy", "nifti"),
@@ -121,6 +126,29 @@ def sample_flags(parser):
         metavar="MM",
         help="side of a pixel, for --format nifti (default 1 mm)",
     )
+
+
+def add_people(parser, default):
+    """--num-people."""
+    parser.add_argument(
+        "--num-people",
+        type=number(int, 1, 1000000),
+        default=default,
+        metavar="N",
+        help=f"people, a slice at each position (default {default})",
+    )
+
+
+def people_flags(parser):
+    add_run(parser, "people-<time>")
+    add_people(parser, 8)
+    parser.add_argument("--label", help="a label of the run, or none for the model without (default: drawn)")
+    add_draw(parser)
+    add_shard(parser, "people")
+    for flag, what in (("--pixel-size", "side of a pixel"), ("--spacing", "from one slice to the next")):
+        parser.add_argument(
+            flag, type=number(float, 0.001, 1000), default=1.0, metavar="MM", help=f"{what} (default 1 mm)"
+        )
 
 
 def reconstruct_flags(parser):
@@ -204,6 +232,13 @@ COMMANDS = (
         sample_flags,
         of_run("write_samples", "samples_folder"),
         ("python predict.py --run demo --num-images 32 --label AD --seed 1",),
+    ),
+    Command(
+        "people",
+        "whole people: a slice at each position, as PNGs, a volume, and views from the front and the side",
+        people_flags,
+        of_run("write_people", "people_folder"),
+        ("python predict.py people --run demo --num-people 8 --label AD",),
     ),
     Command(
         "reconstruct",
