@@ -151,6 +151,19 @@ def people_flags(parser):
         )
 
 
+def cohort_flags(parser):
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new folder, or an unfinished one to go on with")
+    add_run(parser, out=None, data=True)
+    add_people(parser, 400)
+    add_draw(parser)
+    add_shard(parser, "people")
+    parser.add_argument(
+        "--reject-copies",
+        action="store_true",
+        help="draw people anew who have a slice as near to a training slice as the audit's planted copies",
+    )
+
+
 def reconstruct_flags(parser):
     parser.add_argument("images", metavar="DIR", help="a folder of PNG or JPEG files, of any size")
     add_run(parser, "reconstruct-<time>", seed=None)
@@ -239,6 +252,13 @@ COMMANDS = (
         people_flags,
         of_run("write_people", "people_folder"),
         ("python predict.py people --run demo --num-people 8 --label AD",),
+    ),
+    Command(
+        "cohort",
+        "a data set of sampled people, for training and testing, in the layout of ADNI's course data",
+        cohort_flags,
+        of_run("write_cohort", "cohort"),
+        ("python predict.py cohort --run demo --num-people 400 --out sampled-people",),
     ),
     Command(
         "reconstruct",
