@@ -103,16 +103,25 @@ def draw_people(run, labels, numbers, seed, attempt=0, **draw):
     """
     start = numbers.start - numbers.start % BLOCK
     slots = slice(numbers.start - start, numbers.stop - start)
+    codes, bits = draw_block(run, labels[start : start + BLOCK], start, seed, attempt, **draw)
+    images = np.stack([run.decode(person) for person in codes[slots]])  # (P, S, H, W)
+    rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) for i in numbers]
+    return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
+
+
+def draw_block(run, labels, start, seed, attempt=0, **draw):
+    """A whole block of people whose first is number ``start``: codes (BLOCK, S, h, w) int32 and bits (BLOCK, S) float.
+
+    Args:
+        labels: (n,) int32 ids, BLOCK at most; the last is repeated for the slots that are left.
+        seed, attempt, draw: as in ``draw_people``.
+    """
     shape = (run.num_positions, *run.code_grid)
     purpose = "people codes" + (f", attempt {attempt}" if attempt else "")
     uniforms = np.stack(
         [random_generator(seed, purpose, i).random(shape, np.float32) for i in range(start, start + BLOCK)]
     )  # (BLOCK, S, h, w)
-    block = labels[start : start + BLOCK]
-    codes, bits = draw_stack(run, np.pad(block, (0, BLOCK - len(block)), mode="edge"), uniforms, **draw)
-    images = np.stack([run.decode(person) for person in codes[slots]])  # (P, S, H, W)
-    rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) for i in numbers]
-    return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
+    return draw_stack(run, np.pad(labels, (0, BLOCK - len(labels)), mode="edge"), uniforms, **draw)
 
 
 def draw_stack(run, labels, uniforms, **draw):
