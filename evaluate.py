@@ -137,6 +137,7 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     from metrics.parts import Cache, load_parts
     from metrics.samples import gather_sets, spectra_of
     from report.page import write_report
+    from sampling.people import is_told
 
     kept = Cache(run, seed, place / "cache")
     parts = load_parts(run, kept, split)
@@ -148,6 +149,8 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
     sets = gather_sets(run, kept, parts, split, rows, baseline, seed, num_samples, quick)
     neighbours = measure_sets(sets, seed, metrics, features, kept.folder / "features_images.npy")
     metrics["memorisation"]["membership"] = measure_membership(run, kept, parts, bits, split, sets.codes.samples, seed)
+    if is_told(run):  # else each slice is drawn by itself, and nobody is whole
+        measure_stacks(run, kept, parts, split, seed, metrics)
     measure_people(run, place, per_slice, known, metrics)
     save_json(place / "metrics.json", metrics)
     pictures = {
@@ -256,6 +259,15 @@ def measure_sets(sets, seed, metrics, features=None, images_path=None):
     metrics["memorisation"], neighbours = measure_memorisation(sets, seed)
     metrics["usefulness"] = measure_usefulness(sets, yardstick)
     return neighbours
+
+
+def measure_stacks(run, cache, parts, split, seed, metrics):
+    """Whole people that the run draws: the section stacks, or its reason."""
+    from metrics.reasons import put
+    from metrics.whole_people import measure_people
+
+    threshold = metrics["memorisation"].get("threshold")
+    put(metrics, "stacks", *measure_people(run, cache, parts, split, threshold, seed))
 
 
 def measure_people(run, place, per_slice, known, metrics):

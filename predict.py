@@ -96,18 +96,23 @@ def shard(text):
     return part, parts
 
 
-def sample_flags(parser):
-    add_run(parser)
-    add_count(parser, 16)
-    add_conditions(parser)
-    add_draw(parser)
+def add_shard(parser, what="images"):
+    """--shard."""
     parser.add_argument(
         "--shard",
         type=shard,
         default=(1, 1),
         metavar="I/N",
-        help="make the I-th of N parts of the images, as one process would make them (default: all)",
+        help=f"make the I-th of N parts of the {what}, as one process would make them (default: all)",
     )
+
+
+def sample_flags(parser):
+    add_run(parser)
+    add_count(parser, 16)
+    add_conditions(parser)
+    add_draw(parser)
+    add_shard(parser)
     parser.add_argument(
         "--format",
         choices=("png", "npy", "nifti"),
@@ -120,6 +125,42 @@ def sample_flags(parser):
         default=1.0,
         metavar="MM",
         help="side of a pixel, for --format nifti (default 1 mm)",
+    )
+
+
+def add_people(parser, default):
+    """--num-people."""
+    parser.add_argument(
+        "--num-people",
+        type=number(int, 1, 1000000),
+        default=default,
+        metavar="N",
+        help=f"people, a slice at each position (default {default})",
+    )
+
+
+def people_flags(parser):
+    add_run(parser, "people-<time>")
+    add_people(parser, 8)
+    parser.add_argument("--label", help="a label of the run, or none for the model without (default: drawn)")
+    add_draw(parser)
+    add_shard(parser, "people")
+    for flag, what in (("--pixel-size", "side of a pixel"), ("--spacing", "from one slice to the next")):
+        parser.add_argument(
+            flag, type=number(float, 0.001, 1000), default=1.0, metavar="MM", help=f"{what} (default 1 mm)"
+        )
+
+
+def cohort_flags(parser):
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new folder, or an unfinished one to go on with")
+    add_run(parser, out=None, data=True)
+    add_people(parser, 400)
+    add_draw(parser)
+    add_shard(parser, "people")
+    parser.add_argument(
+        "--reject-copies",
+        action="store_true",
+        help="draw people anew who have a slice as near to a training slice as the audit's planted copies",
     )
 
 
@@ -204,6 +245,20 @@ COMMANDS = (
         sample_flags,
         of_run("write_samples", "samples_folder"),
         ("python predict.py --run demo --num-images 32 --label AD --seed 1",),
+    ),
+    Command(
+        "people",
+        "whole people: a slice at each position, as PNGs, a volume, and views from the front and the side",
+        people_flags,
+        of_run("write_people", "people_folder"),
+        ("python predict.py people --run demo --num-people 8 --label AD",),
+    ),
+    Command(
+        "cohort",
+        "a data set of sampled people, for training and testing, in the layout of ADNI's course data",
+        cohort_flags,
+        of_run("write_cohort", "cohort"),
+        ("python predict.py cohort --run demo --num-people 400 --out sampled-people",),
     ),
     Command(
         "reconstruct",

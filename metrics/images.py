@@ -108,13 +108,18 @@ def ms_ssim(first, second):
 
 def ssim_terms(first, second):
     """The maps of luminance and of contrast times structure of two stacks (N, H, W) in [0, 1]."""
+    mean_1, mean_2 = ssim_window(first), ssim_window(second)
+    variances = ssim_window(first**2) - mean_1**2 + ssim_window(second**2) - mean_2**2
+    return ssim_of_moments(mean_1, mean_2, variances, ssim_window(first * second) - mean_1 * mean_2)
 
-    def blur(images):
-        return ndimage.gaussian_filter(images, (0, 1.5, 1.5), truncate=3.5)  # an 11×11 window
 
-    mean_1, mean_2 = blur(first), blur(second)
-    variances = blur(first**2) - mean_1**2 + blur(second**2) - mean_2**2
-    covariance = blur(first * second) - mean_1 * mean_2
+def ssim_window(images):
+    """The mean around every pixel of images (N, H, W), by the 11×11 Gaussian window of SSIM."""
+    return ndimage.gaussian_filter(images, (0, 1.5, 1.5), truncate=3.5)
+
+
+def ssim_of_moments(mean_1, mean_2, variances, covariance):
+    """What ``ssim_terms`` gives, of the means, the sum of the variances and the covariance in the window."""
     luminance = (2 * mean_1 * mean_2 + 0.01**2) / (mean_1**2 + mean_2**2 + 0.01**2)
     return luminance, (2 * covariance + 0.03**2) / (variances + 0.03**2)
 

@@ -7,6 +7,8 @@ WHY_NOT = {
     "patches": "no patch fits into any brain",
     "cells": "no brain was found",
     "effect": "no brain was found, or all real people are alike",
+    "spread": "no brain was found, or all people are alike",
+    "link": "fewer than two people in whom a brain was found, or all are alike",
     "noise_ratio": "no brain was found, or no noise in it",
     "ratio": "half of the slices of unseen people look the same as one of training",
 }

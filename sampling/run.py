@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sampling.draws import BLOCK, check_draw, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
+from sampling.people import sample_people
 from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_blocks, load_images
 from slices.index import read_slices
@@ -228,6 +229,21 @@ class Run:
             *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
             [row for block in blocks for row in block.rows],
         )
+
+    def sample_people(self, num_people=8, label=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+        """Whole people, one slice at each position, as ``sampling.people.People``.
+
+        Person i depends on the seed and on i alone, and is what ``predict.py people`` makes of the same arguments.
+
+        Args:
+            num_people: from 1.
+            label: a label of the run, or "none" for the model without (default: drawn from the training people).
+            seed, temperature, top_k, top_p, shard: as in ``sample``, of people.
+
+        Raises:
+            UserError: the run does not know the label, has one position, or there are more parts than people.
+        """
+        return sample_people(self, num_people, label, seed, temperature, top_k, top_p, shard)
 
     def sample_blocks(
         self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)

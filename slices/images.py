@@ -367,20 +367,22 @@ def save_png(path, image):
     Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
 
 
-def save_nifti(path, image, pixel_size):
-    """Write one grey image, (H, W, 1) uint8, as a NIfTI volume of one slice: (W, H, 1), RAS+, in mm.
+def save_nifti(path, image, pixel_size, spacing=1.0):
+    """Write a grey image, (H, W, 1) uint8, or a stack of S with the lowest first, (H, W, S), as a NIfTI volume.
 
-    Taken for granted is that columns run from the person's left to the right and rows from anterior to posterior.
-    The centre of the frame is the origin; the slice is 1 mm thick.
+    It is (W, H, S), RAS+, in mm. Taken for granted is that columns run from the person's left to the right and rows
+    from anterior to posterior. The centre of the volume is the origin.
 
     Args:
         pixel_size: mm.
+        spacing: mm from one slice to the next, which is how thick each is.
     """
     import nibabel
 
-    volume = np.asarray(image)[::-1, :, 0].T[..., None]  # (W, H, 1): x to the right, y to the front
-    affine = np.diag([pixel_size, pixel_size, 1.0, 1.0])
-    affine[:2, 3] = -pixel_size * (np.array(volume.shape[:2]) - 1) / 2
+    volume = np.asarray(image)[::-1].transpose(1, 0, 2)  # (W, H, S): x to the right, y to the front, z up
+    sides = np.array([pixel_size, pixel_size, spacing])
+    affine = np.diag([*sides, 1.0])
+    affine[:3, 3] = -sides * (np.array(volume.shape) - 1) / 2
     nifti = nibabel.Nifti1Image(volume, affine)
     nifti.header.set_xyzt_units("mm")
     nifti.header["descrip"] = b"sampled from a model: a scan of nobody"

@@ -52,7 +52,9 @@ for words in ("--label MCI", "--position 9", "--num-images 2 --shard 1/3", "--ou
               f"complete {slice} --keep nowhere.png",
               f"complete {slice} --keep top --label MCI", "complete nowhere.png --keep top", "reconstruct nowhere",
               f"score {folder} --data nowhere", f"score {folder} --position 9", "vary label --label AD",
-              "interpolate --num-images 2", "reader-study 99", "export ."):
+              "interpolate --num-images 2", "reader-study 99", "export .",
+              "people --label MCI", "people --num-people 2 --shard 1/3", "people --out .", "cohort --out .",
+              "cohort --out new --reject-copies", "cohort --out new --num-people 2 --shard 1/3"):
     try:
         predict.main([*words.split(), "--run", run])
     except UserError:

@@ -1,0 +1,115 @@
+"""Whole people as a folder each: slices, a volume, views from the front and the side; with their table and sheets."""
+
+import numpy as np
+
+from sampling.draws import output_folder
+from sampling.people import is_told, people_blocks, slice_names
+from slices.frame import crop
+from slices.images import save_nifti, save_png
+from slices.sheets import image_sheet
+from slices.views import coronal_views, sagittal_views, stacked
+from utils import new_folder, warn, write_csv
+
+SHOWN = 8  # people on the sheets
+COLUMNS = 10  # slices per row of the montages
+SHEET = "contact_sheet"  # how a picture's name begins that is no slice: what reads folders leaves it out
+
+
+def write_people(
+    run,
+    num_people=8,
+    label=None,
+    seed=0,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    shard=(1, 1),
+    pixel_size=1.0,
+    spacing=1.0,
+    out=None,
+):
+    """Write what ``Run.sample_people`` makes of the same arguments into a new folder, with people.csv and two sheets.
+
+    Each person has a folder: slices <id>_<slice>.png, <id>.nii.gz with the stack, and views of it.
+
+    Args:
+        run: Run.
+        pixel_size, spacing: mm, of a pixel and from one slice to the next.
+        out: a new folder (default: <run>/samples/people-<time>).
+
+    Returns:
+        The folder, a Path.
+
+    Raises:
+        UserError: as ``Run.sample_people``, or the folder is there already.
+    """
+    blocks = people_blocks(run, num_people, label, seed, temperature, top_k, top_p, shard)
+    part, parts = shard
+    out = output_folder(out, run, "people-{time}" + (f"-{part}of{parts}" if parts > 1 else ""))
+    with new_folder(out) as unfinished:
+        rows, montages, views = [], [], []
+        for people in blocks:
+            for row, stack in zip(people.rows, people.images, strict=True):
+                view = write_person(unfinished / row["person"], row["person"], stack, run.box, pixel_size, spacing)
+                rows.append(row)
+                if len(rows) <= SHOWN:
+                    montages.append(crop(stack[..., None], run.box))  # (S, h, w, 1)
+                    views.append(view)
+        write_csv(unfinished / "people.csv", rows)
+        montage_sheet(unfinished / f"{SHEET}.png", montages, rows, f"people drawn by {run.name}: a scan of nobody")
+        save_png(unfinished / f"{SHEET}_views.png", stacked(views))
+    say_whether_told(run)
+    print(f"{len(rows)} people of {run.num_positions} slices: {out / f'{SHEET}.png'}, {out / 'people.csv'}")
+    return out
+
+
+def write_person(folder, person, stack, box, pixel_size, spacing):
+    """Write the slices (S, H, W) uint8 of one person, the volume, and the views, which are returned as one picture.
+
+    Args:
+        folder: Path, a new one.
+        person: how the names of the files begin.
+        box: the Box of the frame that the views show.
+    """
+    folder.mkdir()
+    write_slices(folder, person, stack)
+    save_nifti(folder / f"{person}.nii.gz", stack.transpose(1, 2, 0), pixel_size, spacing)
+    cropped = crop(stack[..., None], box)[..., 0]
+    views = [make(cropped, pixel_size, spacing) for make in (coronal_views, sagittal_views)]
+    for name, view in zip(("coronal", "sagittal"), views, strict=True):
+        save_png(folder / f"{SHEET}_{name}.png", view)
+    return stacked(views)
+
+
+def write_slices(folder, person, stack):
+    """Write the slices (S, H, W) uint8 of one person, the lowest first, in the ADNI course layout."""
+    for name, image in zip(slice_names(person, len(stack)), stack, strict=True):
+        save_png(folder / name, image)
+
+
+def montage_sheet(path, montages, rows, title):
+    """Write the slices of some people, a list of (S, h, w, 1) uint8, COLUMNS in a row, each person from a new row.
+
+    Args:
+        rows: what people.csv says of them, and maybe of more.
+    """
+    count = len(montages[0])
+    lines = -(-count // COLUMNS)  # of each person
+    blank = np.zeros((lines * COLUMNS - count, *montages[0].shape[1:]), np.uint8)
+    names = [f"{row['person']}\n{row['label']}" for row in rows[: len(montages)]]
+    image_sheet(
+        path,
+        np.concatenate([part for montage in montages for part in (montage, blank)]),
+        COLUMNS,
+        row_names=[name for person in names for name in (person, *[""] * (lines - 1))],
+        title=title,
+    )
+
+
+def say_whether_told(run):
+    """Warn where the prior draws every slice by itself."""
+    if not is_told(run):
+        warn(
+            f"the prior of {run.name} was not told other slices of a person: the slices of each of these people are "
+            "drawn one by one and do not agree"
+        )
