@@ -1,6 +1,7 @@
 """Training: losses, the codebook's moving averages, steps, the average of the weights; exact on tiny inputs."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from training.codebook import update_codebook
 from training.folder import save_model
 from training.losses import RECONSTRUCTION_ERRORS, SLICE_VARIANCE, losses_of, pyramid_error, squared_error, total_loss
 from training.optimisation import WeightAverage, optimizer
-from training.steps import drop_condition, prior_step, vqvae_step
+from training.steps import apply_gradients, drop_condition, prior_step, vqvae_step
 
 
 def test_moving_average_of_used_codes_and_no_move_of_unused_ones():
@@ -188,6 +189,18 @@ def test_a_step_in_float16_scales_its_loss_and_moves_the_weights(make, take):
     assert 0 < loss < 10
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.trainable_variables, strict=True))
     assert all(np.isfinite(weight).all() for weight in model.trainable_variables)
+
+
+def test_rows_of_an_embedding_that_occur_twice_are_added_before_adam_squares_them():
+    table = keras.Variable(np.zeros((3, 1), np.float32), name="table")
+    model = SimpleNamespace(optimizer=optimizer(1e-3, 10), trainable_variables=[table])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table.value, [1, 1, 2]) * [[0.1], [0.2], [0.5]])
+    (gradient,) = tape.gradient(loss, [table.value])
+    assert isinstance(gradient, tf.IndexedSlices)
+    apply_gradients(model, [gradient])
+    (second_moment,) = (x.numpy() for x in model.optimizer.variables if "velocity" in x.path)
+    np.testing.assert_allclose(second_moment[:, 0], 0.01 * np.array([0, 0.3, 0.5]) ** 2, rtol=1e-5)
 
 
 def test_weight_average_warms_up_and_swaps():
