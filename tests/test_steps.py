@@ -50,6 +50,20 @@ def test_revival_resets_embedding_count_and_sum_together():
     assert count > 1
 
 
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_a_batch_with_a_vector_that_is_not_finite_leaves_the_codebook_alone(wrong):
+    quantizer = small_vqvae().quantizer
+    quantizer.counts.assign([0.001, 5, 5, 5, 5, 5, 5])  # one that would be revived
+    before = [weight.numpy() for weight in quantizer.weights]
+    z_e = np.random.default_rng(1).normal(size=(1, 2, 4, 3)).astype(np.float32)
+    z_e[0, 1, 2, 0] = wrong
+    update_codebook(quantizer, z_e, quantizer.nearest(z_e), (0, 0), revive=True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, quantizer.weights, strict=True))
+    z_e[0, 1, 2, 0] = 0.0
+    update_codebook(quantizer, z_e, quantizer.nearest(z_e), (0, 0), revive=True)
+    assert not any(np.array_equal(a, b) for a, b in zip(before, quantizer.weights, strict=True))
+
+
 def test_codebook_moves_in_training_and_only_then():
     vqvae = small_vqvae()
     vqvae.compile(optimizer=optimizer(1e-3, 10))
