@@ -230,6 +230,26 @@ def test_weight_average_warms_up_and_swaps():
     assert np.array_equal(weight.numpy(), first + 1)
 
 
+def test_the_codebook_that_is_evaluated_belongs_to_the_averaged_weights():
+    vqvae = small_vqvae()
+    average = WeightAverage(vqvae, 0.9)
+    live, averaged = [], [weight.numpy() for weight in vqvae.weights]
+    for number, update in enumerate((1, -3, 2)):
+        for weight in vqvae.weights:
+            weight.assign_add(tf.fill(weight.shape, float(update)))
+        average.update()
+        decay = min(0.9, (2 + number) / (11 + number))
+        live = [weight.numpy() for weight in vqvae.weights]
+        averaged = [decay * a + (1 - decay) * b for a, b in zip(averaged, live, strict=True)]
+    average.swap()
+    paths = [weight.path for weight in vqvae.weights]
+    assert {path.rpartition("/")[2] for path in paths} >= {"codebook", "counts", "sums", "kernel", "bias"}
+    for path, weight, expected in zip(paths, vqvae.weights, averaged, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    average.swap()
+    assert all(np.array_equal(a, b) for a, b in zip(live, vqvae.weights, strict=True))
+
+
 def test_learning_rate_rises_then_falls_to_zero():
     rate = optimizer(1e-2, 1000)._learning_rate
     values = [float(rate(step)) for step in (0, 50, 100, 550, 1000)]
