@@ -118,7 +118,7 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
     if resume and "data" in options:
         save_json(folder / "config.json", config)  # for whoever looks for them next
     if not resume:
-        plan_run(team.tf, config, Box(*config["crop_box"]), dry_run)
+        plan_run(team.tf, config, Box(*config["crop_box"]), len(parts["train"]["images"]), dry_run)
         if not dry_run:
             begin_run(folder, config, slices)
             if not begun:

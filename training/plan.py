@@ -157,8 +157,12 @@ def check_batch_size(batch_size, distribute, replicas):
 # ---- config → run folder ------------------------------------------------------------------------
 
 
-def plan_run(tf, config, box, dry_run):
-    """Resolve the precision and tell the sizes, before anything is written; with ``dry_run`` tell the time too."""
+def plan_run(tf, config, box, training_slices, dry_run):
+    """Resolve the precision and tell the sizes, before anything is written; with ``dry_run`` the time, too.
+
+    Args:
+        training_slices: how many slices there are to train on.
+    """
     import modules
     from training.optimisation import build_prior, build_vqvae
     from training.timing import choose_precision, estimate_time
@@ -173,7 +177,7 @@ def plan_run(tf, config, box, dry_run):
     describe(config, vqvae, prior)
     if dry_run:
         print(json.dumps(config, indent=2))
-        estimate_time(tf, config, vqvae, prior, box)
+        estimate_time(tf, config, vqvae, prior, box, training_slices)
 
 
 def describe(config, vqvae, prior):
