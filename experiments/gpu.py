@@ -97,20 +97,22 @@ def last_line(text):
 
 
 def run_all(tasks, minutes, keep):
-    """Run the tasks in order until the time is up; ``keep`` is called with the rows so far after each."""
-    rows, end = [], time.perf_counter() + 60 * minutes
+    """Run the tasks in order until the time is up; after each print its rows, and give all so far to ``keep``."""
+    found, kept, end = [], [], time.perf_counter() + 60 * minutes
     for task, options in tasks:
         left = end - time.perf_counter()
         if left < 1:
             warn(f"no time is left for {task} {options}: give it more --minutes")
             continue
-        found, trouble = measure(task, options, left)
+        rows, trouble = measure(task, options, left)
         if trouble:
             warn(f"{task} {options}: {trouble}")
-        for line in found:
-            print(shown(line), flush=True)
-        rows += found
-        keep(with_comparison(rows))
+        found += rows
+        before, kept = kept, with_comparison(found)
+        for line in kept:
+            if line not in before:
+                print(shown(line), flush=True)
+        keep(kept)
 
 
 def with_comparison(rows):

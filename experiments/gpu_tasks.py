@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REDUCED, REPOSITORY
-from experiments.timings import PASSES, add_own_times, lasting_rate, timed, trace
+from experiments.timings import PASSES, lasting_rate, own_times, timed, trace
 from training.options import preset_values
 from utils import Parser, load_json, run_script
 
@@ -170,11 +170,11 @@ def checks(preset, tf32):
         yield row("checks", what, setting, float(tf.reduce_max(tf.abs(logits - other))), "", most=most)
 
 
-def tests(tf32):
-    """The repository's tests of the models, in one process."""
+def tests(tf32, seconds=60):
+    """The repository's tests of the models, in one process that may take so long."""
     environment = os.environ | ({} if tf32 else {"NVIDIA_TF32_OVERRIDE": "0"})
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", "tests/test_modules.py"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=seconds)
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
     wrong = sum(counts.values()) - counts.get("passed", 0) if counts else ""
     setting = f"TF32 {'on' if tf32 else 'off'}, {counts.get('passed', 0)} passed"
@@ -306,15 +306,13 @@ def profile(preset, precision, stage):
     batch = random_batch(tf, config, box)
     for _ in range(3):
         step(batch)["loss"].numpy()
-    seconds, planes = trace(tf, lambda: step(batch)["loss"].numpy())
+    _, planes = trace(tf, lambda: step(batch)["loss"].numpy())
+    seconds = config["batch_size"] / timed(lambda: step(batch)["loss"].numpy(), config["batch_size"], 0.5)["rate"]
     of_gpu = [plane for plane in planes if "/device:GPU" in plane.name]
-    totals = {}  # kernel: ms
-    for plane in of_gpu or planes:
-        for line in plane.lines:
-            add_own_times(totals, line.events, plane.event_metadata)
+    totals = own_times(of_gpu or planes)  # kernel: ms
     total = sum(totals.values()) or 1.0
     if of_gpu:
-        yield row("profile", f"{stage}, {preset}", "all kernels, profiler's own time included", total, "ms a step")
+        yield row("profile", f"{stage}, {preset}", "all kernels", total / 1e3 / seconds, "of a step without profiler")
     for kernel in sorted(totals, key=totals.get, reverse=True)[:5]:
         yield row("profile", f"{stage}, {preset}", kernel[:60], totals[kernel] / total, "of the time")
 
