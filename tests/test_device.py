@@ -107,6 +107,14 @@ def test_a_gpu_that_tensorflow_does_not_see_is_one_sentence_with_the_remedy(show
     assert "CUDA_VISIBLE_DEVICES=-1" in said
 
 
+def test_it_is_said_wherever_tensorflow_is_started(nowhere, capfd):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("it can be used here")
+    (nowhere / "dev" / "nvidia0").touch()
+    start_tensorflow()
+    assert "an NVIDIA GPU that TensorFlow cannot use" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("show", "gpus", "visible"),
     [

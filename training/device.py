@@ -50,8 +50,8 @@ def warn_of_idle_gpu(tf):
     if not tf.config.list_physical_devices("GPU") and _has_gpu(os.environ.get("CUDA_VISIBLE_DEVICES")):
         _warn_once(
             "this machine has an NVIDIA GPU that TensorFlow cannot use, so the CPU computes: install CUDA's libraries "
-            f"with pip install 'tensorflow[and-cuda]=={tf.__version__}' (a container must be given the GPU, too), or "
-            "set CUDA_VISIBLE_DEVICES=-1 if the CPU is meant"
+            f"with pip install 'tensorflow[and-cuda]=={tf.__version__}' (a container must be given the GPU, too; "
+            "--verbose shows what TensorFlow misses), or set CUDA_VISIBLE_DEVICES=-1 if the CPU is meant"
         )
 
 
