@@ -106,7 +106,7 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
     from slices.frame import Box
     from training.data import prepare_data
     from training.folder import data_found, locked
-    from training.plan import begin_run, plan_run, resolve_config
+    from training.plan import begin_run, plan_run, resolve_config, tell_device
 
     begun = (folder / "config.json").is_file()
     if begun:
@@ -117,8 +117,10 @@ def begin(team, stack, folder, options, config, dry_run, resume, run):
         slices, parts = prepare_data(config, known, beside=folder.parent)
     if resume and "data" in options:
         save_json(folder / "config.json", config)  # for whoever looks for them next
-    if not resume:
-        plan_run(team.tf, config, Box(*config["crop_box"]), dry_run)
+    if resume:
+        tell_device(team.tf, config)
+    else:
+        plan_run(team.tf, config, Box(*config["crop_box"]), len(parts["train"]["images"]), dry_run)
         if not dry_run:
             begin_run(folder, config, slices)
             if not begun:

@@ -149,7 +149,7 @@ def torch_vqvae(height, width, batch_size, setting):
     variance = float(batch.var())
 
     def precision():
-        return torch.autocast("cpu", torch.bfloat16) if setting == "bfloat16" else nullcontext()
+        return torch.autocast(batch.device.type, torch.bfloat16) if setting == "bfloat16" else nullcontext()
 
     def forward():
         with precision():

@@ -158,6 +158,49 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
     }
 
 
+def our_pipeline_alone(run, stage, seconds=20.0):
+    """The pipeline of a stage on real slices, with nothing that trains: slices per second of these cores."""
+    import dataset
+    from experiments.peer import load_split
+    from sampling.run import Run
+    from slices.frame import Box
+    from slices.index import condition_ids
+    from slices.machine import cores
+    from training.workers import start_tensorflow
+
+    start_tensorflow()
+    opened = Run(run)
+    images, slices = load_split(opened, "train")
+    batches = dataset.training_batches(
+        images,
+        condition_ids(slices, opened.labels),
+        opened.config["batch_size"],
+        0,
+        Box(*opened.config["crop_box"]),
+        augmented=opened.config["augment"],
+        flip=opened.config["flip"],
+        purpose=stage,
+        whole_pixels=stage == "vqvae",
+    )
+    return {"rate": lasting_rate(batches, opened.config["batch_size"], seconds), "cores": cores()}
+
+
+def lasting_rate(batches, batch_size, seconds):
+    """Slices per second of all batches that come in ``seconds``, after 20 that trace, and use up what was made ahead.
+
+    Args:
+        batches: an endless iterable; of what is done with them, where that is to be timed as well.
+    """
+    source = iter(batches)
+    for _ in range(20):
+        next(source)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        next(source)
+        count += 1
+    return count * batch_size / (time.perf_counter() - start)
+
+
 def our_reconstructions(run, batch_size):
     """Encoding and decoding, in float32 as predict.py does."""
     tf, _, box, vqvae, _ = our_models(run, "float32")
@@ -277,12 +320,7 @@ def profile(run, precision, what, count):
         work = stage_steps(tf, config, vqvae, prior, box)[what]
     work(), work()
     seconds, planes = trace(tf, work)
-    totals = {}
-    for plane in planes:
-        for line in plane.lines:
-            add_own_times(totals, line.events, plane.event_metadata)
-    totals = {kind: total for kind, total in totals.items() if not kind.startswith(("Run", "Process", "ParallelFor"))}
-    return {"milliseconds": 1e3 * seconds, "operations": totals}
+    return {"milliseconds": 1e3 * seconds, "operations": own_times(planes)}
 
 
 def trace(tf, work):
@@ -295,6 +333,15 @@ def trace(tf, work):
             work()
         seconds = time.perf_counter() - start
         return seconds, xplane_pb2.XSpace.FromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes()).planes
+
+
+def own_times(planes):
+    """Milliseconds of every kind of event of a trace, those inside it not counted; what only waits is left out."""
+    totals = {}
+    for plane in planes:
+        for line in plane.lines:
+            add_own_times(totals, line.events, plane.event_metadata)
+    return {kind: total for kind, total in totals.items() if not kind.startswith(("Run", "Process", "ParallelFor"))}
 
 
 def add_own_times(totals, events, names):
@@ -371,6 +418,7 @@ TASKS = {
         peak,
         our_training,
         our_pipeline,
+        our_pipeline_alone,
         our_reconstructions,
         our_sampling,
         our_peer,

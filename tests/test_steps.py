@@ -1,6 +1,7 @@
 """Training: losses, the codebook's moving averages, steps, the average of the weights; exact on tiny inputs."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from training.codebook import update_codebook
 from training.folder import save_model
 from training.losses import RECONSTRUCTION_ERRORS, SLICE_VARIANCE, losses_of, pyramid_error, squared_error, total_loss
 from training.optimisation import WeightAverage, optimizer
-from training.steps import drop_condition, prior_step, vqvae_step
+from training.steps import apply_gradients, drop_condition, prior_step, vqvae_step
 
 
 def test_moving_average_of_used_codes_and_no_move_of_unused_ones():
@@ -47,6 +48,20 @@ def test_revival_resets_embedding_count_and_sum_together():
     assert any(np.array_equal(revived, vector) for vector in z_e.reshape(-1, 3))
     np.testing.assert_allclose(total, revived * count, rtol=1e-6)
     assert count > 1
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_a_batch_with_a_vector_that_is_not_finite_leaves_the_codebook_alone(wrong):
+    quantizer = small_vqvae().quantizer
+    quantizer.counts.assign([0.001, 5, 5, 5, 5, 5, 5])  # one that would be revived
+    before = [weight.numpy() for weight in quantizer.weights]
+    z_e = np.random.default_rng(1).normal(size=(1, 2, 4, 3)).astype(np.float32)
+    z_e[0, 1, 2, 0] = wrong
+    update_codebook(quantizer, z_e, quantizer.nearest(z_e), (0, 0), revive=True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, quantizer.weights, strict=True))
+    z_e[0, 1, 2, 0] = 0.0
+    update_codebook(quantizer, z_e, quantizer.nearest(z_e), (0, 0), revive=True)
+    assert not any(np.array_equal(a, b) for a, b in zip(before, quantizer.weights, strict=True))
 
 
 def test_codebook_moves_in_training_and_only_then():
@@ -190,6 +205,18 @@ def test_a_step_in_float16_scales_its_loss_and_moves_the_weights(make, take):
     assert all(np.isfinite(weight).all() for weight in model.trainable_variables)
 
 
+def test_rows_of_an_embedding_that_occur_twice_are_added_before_adam_squares_them():
+    table = keras.Variable(np.zeros((3, 1), np.float32), name="table")
+    model = SimpleNamespace(optimizer=optimizer(1e-3, 10), trainable_variables=[table])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table.value, [1, 1, 2]) * [[0.1], [0.2], [0.5]])
+    (gradient,) = tape.gradient(loss, [table.value])
+    assert isinstance(gradient, tf.IndexedSlices)
+    apply_gradients(model, [gradient])
+    (second_moment,) = (x.numpy() for x in model.optimizer.variables if "velocity" in x.path)
+    np.testing.assert_allclose(second_moment[:, 0], 0.01 * np.array([0, 0.3, 0.5]) ** 2, rtol=1e-5)
+
+
 def test_weight_average_warms_up_and_swaps():
     prior = small_prior()
     average = WeightAverage(prior, 0.9)
@@ -201,6 +228,26 @@ def test_weight_average_warms_up_and_swaps():
     np.testing.assert_allclose(weight.numpy(), first + 9 / 11, rtol=1e-5)
     average.swap()
     assert np.array_equal(weight.numpy(), first + 1)
+
+
+def test_the_codebook_that_is_evaluated_belongs_to_the_averaged_weights():
+    vqvae = small_vqvae()
+    average = WeightAverage(vqvae, 0.9)
+    live, averaged = [], [weight.numpy() for weight in vqvae.weights]
+    for number, update in enumerate((1, -3, 2)):
+        for weight in vqvae.weights:
+            weight.assign_add(tf.fill(weight.shape, float(update)))
+        average.update()
+        decay = min(0.9, (2 + number) / (11 + number))
+        live = [weight.numpy() for weight in vqvae.weights]
+        averaged = [decay * a + (1 - decay) * b for a, b in zip(averaged, live, strict=True)]
+    average.swap()
+    paths = [weight.path for weight in vqvae.weights]
+    assert {path.rpartition("/")[2] for path in paths} >= {"codebook", "counts", "sums", "kernel", "bias"}
+    for path, weight, expected in zip(paths, vqvae.weights, averaged, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    average.swap()
+    assert all(np.array_equal(a, b) for a, b in zip(live, vqvae.weights, strict=True))
 
 
 def test_learning_rate_rises_then_falls_to_zero():

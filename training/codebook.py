@@ -25,6 +25,7 @@ def update_codebook(quantizer, z_e, codes, seed, revive):
 
     A code is dead when its count falls below ``revival`` times the mean. It is put on a vector of this batch, with
     embedding, count and sum reset together. Each of many replicas gives its part of the batch, and all do the same.
+    A batch with a vector that is not finite changes nothing: an average would never be rid of it.
 
     Args:
         z_e: (B, h, w, D) float32.
@@ -35,15 +36,19 @@ def update_codebook(quantizer, z_e, codes, seed, revive):
     assigned = ops.one_hot(ops.reshape(codes, (-1,)), quantizer.num_codes)  # (N, K)
     seen, total = sum_over_replicas((ops.sum(assigned, axis=0), ops.matmul(ops.transpose(flat), assigned)))
     counts = quantizer.decay * quantizer.counts + (1 - quantizer.decay) * seen  # (K,)
+    sound = ops.all(ops.isfinite(total))  # infinity times 0 is no number, so one such vector shows in every code
     sums = quantizer.decay * quantizer.sums + (1 - quantizer.decay) * total  # (D, K)
     codebook = ops.where(counts > 1e-6, sums / ops.maximum(counts, 1e-6), quantizer.codebook)  # (D, K)
 
     mean_count = ops.sum(counts) / quantizer.num_codes
     dead = ops.logical_and(counts < quantizer.revival * mean_count, revive)  # (K,)
     replacement = draw_replacements(quantizer, flat, assigned, seed)  # (D, K)
-    quantizer.counts.assign(ops.where(dead, mean_count, counts))
-    quantizer.sums.assign(ops.where(dead, replacement * mean_count, sums))
-    quantizer.codebook.assign(ops.where(dead, replacement, codebook))
+    for weight, revived, moved in (
+        (quantizer.counts, mean_count, counts),
+        (quantizer.sums, replacement * mean_count, sums),
+        (quantizer.codebook, replacement, codebook),
+    ):
+        weight.assign(ops.where(sound, ops.where(dead, revived, moved), weight))
 
 
 def draw_replacements(quantizer, flat, assigned, seed):

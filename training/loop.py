@@ -87,7 +87,7 @@ class Stage:
         own = [*self.model.variables, *self.model.optimizer.variables]
         averages = {
             f"average/{weight.path}": average
-            for weight, average in zip(self.model.trainable_variables, self.average.averages, strict=True)
+            for weight, average in zip(self.model.weights, self.average.averages, strict=True)
         }
         named = {variable.path: variable for variable in own} | averages | {"average/updates": self.average.updates}
         assert len(named) == len(own) + len(averages) + 1, "two variables have one name"

@@ -67,14 +67,17 @@ def optimizer(learning_rate, steps, warmup_steps=100):
 
 
 class WeightAverage:
-    """Exponential moving average of a model's trainable weights, for evaluation.
+    """Exponential moving average of a model's weights, for evaluation.
+
+    Of all of them: a codebook that is itself a moving average is averaged once more, as slowly as the encoder and the
+    decoder. It then belongs to them as the live one belongs to the live ones.
 
     The decay is warmed up, min(decay, (1 + n) / (10 + n)) after n updates: an average that starts from
     the first weights with full decay is worse than the live ones for thousands of steps.
     """
 
     def __init__(self, model, decay):
-        self.weights = [weight.value for weight in model.trainable_variables]
+        self.weights = [weight.value for weight in model.weights]
         self.updates = tf.Variable(
             0, trainable=False, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )

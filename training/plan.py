@@ -157,8 +157,12 @@ def check_batch_size(batch_size, distribute, replicas):
 # ---- config → run folder ------------------------------------------------------------------------
 
 
-def plan_run(tf, config, box, dry_run):
-    """Resolve the precision and tell the sizes, before anything is written; with ``dry_run`` tell the time too."""
+def plan_run(tf, config, box, training_slices, dry_run):
+    """Resolve the precision and tell device and sizes, before anything is written; with ``dry_run`` the time, too.
+
+    Args:
+        training_slices: how many slices there are to train on.
+    """
     import modules
     from training.optimisation import build_prior, build_vqvae
     from training.timing import choose_precision, estimate_time
@@ -168,12 +172,23 @@ def plan_run(tf, config, box, dry_run):
     except ValueError as error:
         raise UserError(f"{error}: raise --prior-layers") from None
     config["precision_resolved"] = choose_precision(tf, config, box)
+    tell_device(tf, config)
     vqvae = build_vqvae(config, box, config["precision_resolved"])
     prior = build_prior(config, config["precision_resolved"])
     describe(config, vqvae, prior)
     if dry_run:
         print(json.dumps(config, indent=2))
-        estimate_time(tf, config, vqvae, prior, box)
+        estimate_time(tf, config, vqvae, prior, box, training_slices)
+
+
+def tell_device(tf, config):
+    """Say what trains, and note it in the config: a list, for a run can go on elsewhere."""
+    from training.device import device_name
+
+    name, devices = device_name(tf), config.setdefault("devices", [])
+    if name not in devices[-1:]:
+        devices.append(name)
+    print(f"training on {name}, {config['precision_resolved']}")
 
 
 def describe(config, vqvae, prior):
@@ -212,10 +227,13 @@ def begin_run(folder, config, slices):
 
 
 def environment():
-    """Versions, machine, date and commit: what another lab needs to repeat a run."""
+    """Versions, machine, arithmetic, date and commit: what another lab needs to repeat a run."""
+    import tensorflow as tf
+
     return {
         "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
         "machine": {"processor": processor(), "cores": cores()},
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),  # or 10 bits for float32 on a GPU
         "format": CONFIG_FORMAT,
         "date": f"{datetime.date.today()}",
         "git_commit": git_commit(),

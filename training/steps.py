@@ -96,10 +96,13 @@ def unsure_context(prior, codes, gaps, seed):
 def apply_gradients(model, gradients):
     """One optimizer step with the gradients of the whole batch.
 
+    Those of embeddings come as rows, one each time that a code occurs. Adam would square such rows before it adds
+    them up, and the clipping would take their norms one by one, so they are added up first.
+
     Keras clips what each replica gives and then adds up, so each gives its share of the whole, and ``optimizer``
     clips at the share of the norm: clipping and adding are then those of the whole batch.
     """
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
     if replicas() > 1:
-        dense_gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # those of embeddings are not
-        gradients = [gradient / replicas() for gradient in mean_over_replicas(dense_gradients)]
+        gradients = [gradient / replicas() for gradient in mean_over_replicas(gradients)]
     model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))

@@ -4,6 +4,7 @@ import time
 
 from slices.machine import cpu_flags
 
+EPOCHS, FEW_EPOCHS = 10, 5  # how often every slice should be seen, and what is said aloud to be too seldom
 PAYS = 1.3  # times as fast as float32, or a lower precision is not worth it
 
 
@@ -88,15 +89,33 @@ def random_batch(tf, config, box):
     }
 
 
-def estimate_time(tf, config, vqvae, prior, box):
-    """Measure a few steps of both stages and print how long the run would take."""
+def estimate_time(tf, config, vqvae, prior, box, training_slices):
+    """Measure a few steps of both stages; print what they see, how long they take, and whether that is too little."""
     total = 0.0
     for name, step in stage_steps(tf, config, vqvae, prior, box).items():
         step()
         seconds = time_steps(step, 4)
         total += seconds * config[f"{name}_steps"]
-        print(
-            f"{name}: {config['batch_size'] / seconds:.1f} slices/s, {config[f'{name}_steps']} steps in about "
-            f"{seconds * config[f'{name}_steps'] / 60:.1f} minutes"
-        )
+        print(cost_of_stage(name, config[f"{name}_steps"], config["batch_size"], seconds, training_slices))
     print(f"in all about {total / 60:.1f} minutes, evaluations and early stopping aside")
+
+
+def cost_of_stage(name, steps, batch_size, seconds, training_slices):
+    """In words: what so many steps of a stage, "vqvae" or "prior", see and take, and how many would be more fitting.
+
+    Args:
+        seconds: of a step.
+        training_slices: how many there are.
+    """
+    epochs = steps * batch_size / training_slices
+    said = (
+        f"{name}: {batch_size / seconds:.1f} slices/s; {steps} steps see {steps * batch_size:,} slices, "
+        f"{epochs:.1f} epochs of {training_slices:,}, in about {seconds * steps / 60:.1f} minutes"
+    )
+    if epochs >= FEW_EPOCHS:
+        return said
+    wanted = -(-EPOCHS * training_slices // batch_size // 100) * 100  # rounded up to hundreds
+    return (
+        f"{said}\n{name}: that is few epochs; --{name}-steps {wanted} are {EPOCHS}, in about "
+        f"{seconds * wanted / 60:.1f} minutes"
+    )
