@@ -148,13 +148,20 @@ def draw_slice(prior, drawn, labels, position, uniforms, **draw):
     """The slices of a block of people at one position: codes (B, h, w) int32, natural log-likelihood (B,) float.
 
     Args:
-        drawn: the people's code grids (B, h, w) at the positions 0 … position − 1, a list. The one place where a prior
-            would be told of them: today's is not, and draws every slice by itself.
+        drawn: the people's code grids (B, h, w) at the positions 0 … position − 1, a list.
         uniforms: (B, h, w) float32 in [0, 1).
     """
     positions = np.full(len(labels), position + 1, np.int32)
-    codes, log_likelihood = prior.sample(uniforms, labels, positions, **draw)
+    codes, log_likelihood = prior.sample(uniforms, labels, positions, **draw, context=slices_told(prior, drawn))
     return np.asarray(codes), np.asarray(log_likelihood, float)
+
+
+def slices_told(prior, drawn):
+    """What a prior is told of the slices below, a list of codes (B, h, w): the one below, and the lowest; or None."""
+    if not drawn or not prior.num_contexts:
+        return None
+    told, gaps = [drawn[-1], drawn[0]][: prior.num_contexts], [1, len(drawn)][: prior.num_contexts]
+    return np.stack(told, axis=1), np.tile(np.int32(gaps), (len(drawn[0]), 1))
 
 
 def person_name(i):
