@@ -14,6 +14,7 @@ from utils import Parser, UserError, run_script, save_json, shell
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
 EVALUATION_BATCH = 16
+GRAIN_SLICES = 256  # training slices that it is measured on
 
 
 def parse_flags(argv):
@@ -154,6 +155,8 @@ def train_stages(team, config, folder, parts):
     for name, train_stage in (("vqvae", train_vqvae), ("prior", train_prior)):
         if config["stages"][name] == "wanted":
             train_stage(team, config, folder, parts, box)
+            if name == "vqvae" and team.chief:
+                measure_grain(folder, parts["train"], box)
             config["stages"][name] = "finished"
             if team.chief:
                 save_json(folder / "config.json", config)
@@ -232,6 +235,23 @@ def train_vqvae(team, config, folder, parts, box):
         config["evaluations"],
         config["batch_size"],
     )
+
+
+def measure_grain(folder, train_part, box):
+    """Write down the fine detail that training slices have and their reconstructions lack: grain.json."""
+    import numpy as np
+
+    from slices.frame import crop, to_bytes
+    from training.folder import load_models
+    from training.grain import fit_grain
+    from utils import evenly
+
+    (vqvae,) = load_models(folder, prior=False)
+    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), GRAIN_SLICES)], box)
+    starts = range(0, len(originals), EVALUATION_BATCH)
+    blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
+    reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
+    fit_grain(originals[..., 0], reconstructions).save(folder / "grain.json")
 
 
 def judge_vqvae(vqvae, originals, codes, images, subjects):

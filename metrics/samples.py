@@ -53,7 +53,8 @@ class Sets:
         reference: reconstructions of slices of unseen people; originals: these slices.
         fitted: slices of the half of the training people that the yardstick is fitted on.
         pool: the other half, as reconstructed, from whom nulls are drawn; pool_originals: their slices.
-        samples: as long as the reference, with its labels and positions.
+        samples: as long as the reference, with its labels and positions, as their codes are decoded.
+        pictures: the samples as they are shown, with the grain that codes do not hold; None where there is none.
         search, all_samples, planted: training slices, the samples that are searched for among them, and copies that
             must be found.
         labels: list of str; ids count from 1.
@@ -73,6 +74,7 @@ class Sets:
     labels: list
     generators: dict = field(default_factory=dict)
     codes: SearchCodes = None
+    pictures: ImageSet = None
 
 
 def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=1000, quick=False, **sampling):
@@ -98,6 +100,7 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
     searched = len(rows) if quick else max(len(rows), num_samples)
     codes = sample_codes(run, cache, label, position, searched, seed, **sampling)
     samples = repeat_conditions(reference, run.decode_crops(codes, "samples"))
+    judged = samples.take(slice(0, len(rows)))
     positional = run.decode_crops(
         baseline.draw(position, random_generator(seed, "positional samples")), "the positional baseline"
     )
@@ -108,7 +111,8 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
         fitted=fitted,
         pool=training.image_set(training.reconstructions, pool_rows),
         pool_originals=training.image_set(training.crops, pool_rows),
-        samples=samples.take(slice(0, len(rows))),
+        samples=judged,
+        pictures=replace_images(judged, run.with_grain(judged.images, seed, range(len(rows)))) if run.grain else None,
         generators={
             "positional": as_samples(reference, positional),
             "gaussian": as_samples(reference, gaussian_images(fitted, reference.position, seed)),
@@ -157,7 +161,7 @@ def repeat_conditions(reference, images):
 
 def spectra_of(sets):
     """The mean spectra of slices, of their reconstructions where there are any, and of samples."""
-    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.samples}
+    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.pictures or sets.samples}
     if sets.reference is sets.originals:
         del shown["reconstructions"]
     return {name: mean_spectrum(images.images) for name, images in shown.items()}
@@ -197,9 +201,10 @@ def measure_samples(sets, seed, notes, other_people=True):
             result |= {name: None, f"{name}_why": "these images have no codes, and so no reconstructions"}
             continue
         pooled = join(described[pool], described[reference]) if draws else None
+        shown = "pictures" if name == "against_real" and "pictures" in described else "samples"
         result[name] = measure_against(
             name,
-            described,
+            described | {"samples": described[shown]},
             list(sets.generators),
             described[reference],
             pooled,
@@ -222,6 +227,7 @@ def describe_sets(sets, yardstick):
         "pool_originals": sets.pool_originals,
         **({"reference": sets.reference, "pool": sets.pool} if has_codes else {}),
         "samples": sets.samples,
+        **({"pictures": sets.pictures} if sets.pictures else {}),
         **sets.generators,
     }
     return {

@@ -245,10 +245,7 @@ class Options:
         of_vqvae=True,
     )
     prior_contexts: int = option(
-        0,
-        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too",
-        PRIOR,
-        choices=(0, 1, 2),
+        0, "other slices of the same scan that it is told: 1 the one below, 2 the lowest too", PRIOR, choices=(0, 1, 2)
     )
     prior_dropout: float = option(
         0.2,

@@ -168,7 +168,9 @@ def plan_run(tf, config, box, training_slices, dry_run):
     from training.timing import choose_precision, estimate_time
 
     try:
-        modules.choose_dilations([side // config["prior_patch"] for side in config["code_grid"]], config["prior_layers"])
+        modules.choose_dilations(
+            [side // config["prior_patch"] for side in config["code_grid"]], config["prior_layers"]
+        )
     except ValueError as error:
         raise UserError(f"{error}: raise --prior-layers") from None
     config["precision_resolved"] = choose_precision(tf, config, box)
@@ -221,8 +223,9 @@ def begin_run(folder, config, slices):
         return
     with new_folder(folder, "--run") as unfinished:
         slices.to_csv(unfinished / "slices.csv", index=False)
-        for name in ("vqvae.keras", "history_vqvae.csv") if source else ():
-            shutil.copy2(source / name, unfinished / name)
+        for name in ("vqvae.keras", "history_vqvae.csv", "grain.json") if source else ():
+            if (source / name).is_file():  # earlier versions measured no grain
+                shutil.copy2(source / name, unfinished / name)
         save_json(unfinished / "config.json", config)
 
 
