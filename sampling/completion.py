@@ -169,7 +169,8 @@ def complete(
     original, pixels, cells = read_kept(run, Path(slice), keep, num_images, draw)
     known = look_up(run, [slice], label, position)
     say_outside(frame.outside(original.brain_boxes, run.box))
-    how = "drawn exactly" if in_drawing_order(cells[None], run.prior.patch)[0] else "approximate, by masked Gibbs sweeps"
+    exact = in_drawing_order(cells[None], run.prior.patch)[0]
+    how = "drawn exactly" if exact else "approximate, by masked Gibbs sweeps"
     out = output_folder(out, run, "complete-{time}")
     with new_folder(out) as unfinished:
         ids = [column.item() for column in condition_ids(known, run.labels).values()]
