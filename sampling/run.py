@@ -224,13 +224,14 @@ class Run:
         Raises:
             UserError: the run does not know the label or the position, or there are more parts than images.
         """
-        blocks = list(self.sample_blocks(num_images, label, position, seed, temperature, top_k, top_p, shard))
+        draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        blocks = list(self.sample_blocks(num_images, label, position, seed, shard, **draw))
         return Samples(
             *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
             [row for block in blocks for row in block.rows],
         )
 
-    def sample_people(self, num_people=8, label=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+    def sample_people(self, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
         """Whole people, one slice at each position, as ``sampling.people.People``.
 
         Person i depends on the seed and on i alone, and is what ``predict.py people`` makes of the same arguments.
@@ -238,31 +239,28 @@ class Run:
         Args:
             num_people: from 1.
             label: a label of the run, or "none" for the model without (default: drawn from the training people).
-            seed, temperature, top_k, top_p, shard: as in ``sample``, of people.
+            seed, shard: as in ``sample``, of people.
+            draw: temperature, top_k, top_p: as in ``sample``.
 
         Raises:
             UserError: the run does not know the label, has one position, or there are more parts than people.
         """
-        return sample_people(self, num_people, label, seed, temperature, top_k, top_p, shard)
+        return sample_people(self, num_people, label, seed, shard, **draw)
 
-    def sample_blocks(
-        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
-    ):
+    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, shard=(1, 1), **draw):
         """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.
 
         Mistakes in the arguments are found at once.
         """
-        check_draw(num_images, seed, temperature, top_k, top_p)
+        check_draw(num_images, seed, **draw)
         shard_of(num_images, *shard)
         conditions = choose_conditions(self, num_images, label, position, seed)
-        return self.draw(*conditions, seed, temperature, top_k, top_p, shard)
+        return self.draw(*conditions, seed, shard, **draw)
 
-    def draw(self, label, position, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+    def draw(self, label, position, seed=0, shard=(1, 1), **draw):
         """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
         first, end = shard_of(len(label), *shard)
-        for start, codes, bits in draw_codes(
-            self.prior, label, position, seed, first=first, end=end, temperature=temperature, top_k=top_k, top_p=top_p
-        ):
+        for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end, **draw):
             images = self.decode(codes)  # (BLOCK, H, W)
             numbers = range(max(first, start), min(end, start + BLOCK))
             slots = slice(numbers.start - start, numbers.stop - start)

@@ -13,8 +13,15 @@ from PIL import Image
 
 import predict
 import sampling.run
+from sampling.cohort import write_cohort
+from sampling.comparisons import vary
+from sampling.completion import complete
 from sampling.draws import draw_codes, look_up, output_folder, shard_of, wanted_conditions
+from sampling.gallery import gallery
+from sampling.people_folder import write_people
+from sampling.reader_study import reader_study
 from sampling.run import Run, encode_images, prior_bits
+from sampling.samples_folder import write_samples
 from slices.frame import crop, paste, to_bytes
 from slices.images import load_images
 from utils import UserError
@@ -282,3 +289,23 @@ def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
 def test_numbers_that_samples_cannot_be_drawn_with_are_refused(wrong, finished_run):
     with pytest.raises(UserError, match="must be"):
         Run(finished_run).sample(**wrong)
+
+
+def test_a_name_that_no_draw_knows_is_refused_before_anything_is_written(run, slice_path, tmp_path):
+    out = tmp_path / "out"
+    for call in (
+        lambda draw: run.sample_blocks(**draw),
+        lambda draw: run.sample_people(**draw),
+        lambda draw: write_samples(run, out=out, **draw),
+        lambda draw: write_people(run, out=out, **draw),
+        lambda draw: write_cohort(run, out, **draw),
+        lambda draw: vary(run, "label", out=out, **draw),
+        lambda draw: complete(run, slice_path, out=out, **draw),
+        lambda draw: gallery(run, out=out, **draw),
+        lambda draw: reader_study(run, 2, out=out, **draw),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
+            call({"temprature": 2})
+        with pytest.raises(UserError, match="temperature must be a number from 0.01 to 100, not 0"):
+            call({"temperature": 0})
+    assert not out.exists()
