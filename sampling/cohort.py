@@ -46,7 +46,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
         num_people: from 1, of all parts.
         seed, shard: as in ``Run.sample_people``.
         reject_copies: draw people anew who have a slice as near to a training slice as the audit's planted copies.
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.

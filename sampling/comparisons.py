@@ -31,7 +31,7 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None
         num_images: samples in each variant, from 1 (default: NUM_IMAGES).
         label, position, seed: as in ``Run.sample``, but for the one that varies.
         out: a new folder (default: <run>/samples/vary-<what>-<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``, but for the one that varies.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``, but for the one that varies.
 
     Returns:
         The folder, a Path.

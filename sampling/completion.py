@@ -85,7 +85,7 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=
         columns: dict of label and position, (CHAINS,) int, 0 for none.
         seed, purpose, first: of the random numbers; grid i depends on the seed, the purpose and first + i alone.
         tile_side: in codes; where few of a tile are to be drawn it can be large.
-        draw: temperature, top_k, top_p: as in ``Run.sample``, in raster order; the sweeps know none.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``, in raster order; the sweeps know none.
 
     Returns:
         codes (CHAINS, h, w) int32.
@@ -140,7 +140,7 @@ def complete(run, slice, keep="top", num_images=8, label=None, position=None, se
         seed: int from 0.
         paste: put the original pixels back where they are kept.
         out: a new folder (default: <run>/samples/complete-<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``; for what is drawn exactly, as below a kept top.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``; for what is drawn exactly, as below a kept top.
 
     Returns:
         The folder, a Path.
@@ -192,7 +192,7 @@ def read_kept(run, path, keep, num_images, draw):
     in_order = in_drawing_order(cells[None], run.config.get("prior_patch", 1))[0]
     if not in_order and PLAIN | draw != PLAIN:
         raise UserError(
-            f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
+            f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k, --top-p or --guidance: "
             "leave them out, or keep the top"
         )
     return original, pixels, cells
@@ -205,7 +205,7 @@ def draw_images(run, original, cells, ids, count, seed, draw):
         original: (1, H, W, 1) uint8.
         cells: (h, w) bool, the kept codes.
         ids: of the label and the position.
-        draw: dict of temperature, top_k, top_p, those that are given.
+        draw: dict of temperature, top_k, top_p, guidance, those that are given.
 
     Returns:
         Reconstruction (1, H, W, 1), completions (count, H, W, 1) uint8, and their log-likelihood in bits, (count,).

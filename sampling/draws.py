@@ -18,7 +18,7 @@ from utils import UserError, progress, random_generator
 
 BLOCK = 32  # images per call of a model, always: floating-point sums differ with the shape of the batch
 NONE = "none"  # the model without a label, or without a position
-PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None}  # the model as it is; see Run.sample
+PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None, "guidance": 1.0}  # the model as it is; see Run.sample
 
 
 def wanted_conditions(labels, num_positions, label=None, position=None):
@@ -131,7 +131,7 @@ def draw_held_out(run, count, seed=0):
     return drawn, loaded.images
 
 
-def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None):
+def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None, guidance=1.0):
     """Raise a UserError where a number that samples are asked for with is none or out of its range.
 
     Functions that take ``**draw`` call it first: a name that is none of these is a TypeError before any work.
@@ -142,6 +142,7 @@ def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None):
         ("temperature", temperature, numbers.Real, 0.01, 100),
         ("top_k", top_k, numbers.Integral, 1, 10**9),
         ("top_p", top_p, numbers.Real, 0.001, 1),
+        ("guidance", guidance, numbers.Real, 0, 20),
     ):
         optional = value is None and name.startswith("top")
         if not optional and not (isinstance(value, kind) and least <= value <= most):
@@ -172,7 +173,7 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
         label, position: (N,) int ids, 0 for none.
         seed, purpose: of the random numbers; grid i depends on them and on i alone.
         first, end: the first grid that is wanted and the one after the last (default: all N).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Yields:
         The number of the block's first grid, codes (block, h, w) int32, and their log-likelihood in bits, (block,).

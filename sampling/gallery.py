@@ -24,7 +24,7 @@ def gallery(run, seed=0, out=None, **draw):
         run: Run.
         seed: as in ``Run.sample``.
         out: a new folder (default: <run>/samples/gallery-<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.

@@ -98,7 +98,7 @@ def draw_people(run, labels, numbers, seed, attempt=0, **draw):
         numbers: range of the wanted ones, within one block.
         seed: of the random numbers; person i depends on it and on i alone.
         attempt: int from 0; each gives the same people other random numbers.
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
     """
     start = numbers.start - numbers.start % BLOCK
     slots = slice(numbers.start - start, numbers.stop - start)
@@ -130,7 +130,7 @@ def draw_stack(run, labels, uniforms, **draw):
         run: Run.
         labels: (B,) int32 ids.
         uniforms: (B, S, h, w) float32 in [0, 1).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         codes (B, S, h, w) int32 and the log-likelihood of each in bits, (B, S) float.

@@ -24,7 +24,7 @@ def write_people(run, num_people=8, label=None, seed=0, shard=(1, 1), pixel_size
         run: Run.
         pixel_size, spacing: mm, of a pixel and from one slice to the next.
         out: a new folder (default: <run>/samples/people-<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.

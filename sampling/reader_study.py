@@ -25,7 +25,7 @@ def reader_study(run, count, seed=0, cc0=False, out=None, **draw):
         seed: as in ``Run.sample``.
         cc0: the run's slices are in the public domain: leave out the mark that says do not share.
         out: a new folder (default: <run>/samples/reader-study-<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.

@@ -207,7 +207,16 @@ class Run:
         return codes.astype(np.int32, copy=False)
 
     def sample(
-        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
+        self,
+        num_images=16,
+        label=None,
+        position=None,
+        seed=0,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        guidance=1.0,
+        shard=(1, 1),
     ):
         """Samples: image i depends on the seed and on i alone, and is what predict.py makes of the same arguments.
 
@@ -219,12 +228,14 @@ class Run:
             temperature: over 0, of the distribution that codes are drawn from; lower is tamer.
             top_k: int from 1, draws from the k likeliest codes only.
             top_p: in (0, 1], draws from the likeliest codes that reach this probability only.
+            guidance: 0 to 20, how strongly label and position are followed: 1 as the model has learnt them, more is
+                more typical and less varied, 0 is the model without them. All but 1 take twice the time.
             shard: (I, N), the I-th of N parts of the images, as one call would make them.
 
         Raises:
             UserError: the run does not know the label or the position, or there are more parts than images.
         """
-        draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         blocks = list(self.sample_blocks(num_images, label, position, seed, shard, **draw))
         return Samples(
             *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
@@ -240,7 +251,7 @@ class Run:
             num_people: from 1.
             label: a label of the run, or "none" for the model without (default: drawn from the training people).
             seed, shard: as in ``sample``, of people.
-            draw: temperature, top_k, top_p: as in ``sample``.
+            draw: temperature, top_k, top_p, guidance: as in ``sample``.
 
         Raises:
             UserError: the run does not know the label, has one position, or there are more parts than people.

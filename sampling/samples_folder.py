@@ -25,7 +25,7 @@ def write_samples(
         format: "png", brain_00000.png …; "npy", one brains.npy (N, H, W) uint8; "nifti", a volume of one slice each.
         pixel_size: side of a pixel in mm, for "nifti".
         out: a new folder (default: <run>/samples/<time>).
-        draw: temperature, top_k, top_p: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
