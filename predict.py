@@ -70,7 +70,7 @@ def add_conditions(parser, default="drawn from the training mix"):
 
 
 def add_draw(parser):
-    """--temperature, --top-k and --top-p."""
+    """--temperature, --top-k, --top-p and --guidance."""
     parser.add_argument(
         "--temperature",
         type=number(float, 0.01, 100),
@@ -84,6 +84,14 @@ def add_draw(parser):
         type=number(float, 0.001, 1),
         metavar="P",
         help="draw from the likeliest codes that reach probability P only",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=number(float, 0, 20),
+        default=1.0,
+        metavar="G",
+        help="how strongly label and position are followed: 1 as the model has learnt them, more is more typical and "
+        "less varied; costs twice (default 1)",
     )
 
 

@@ -120,6 +120,7 @@ def variants():
         *[sampling("temperature", f"{value}", temperature=value) for value in (0.9, 1.05)],
         *[sampling("top-k", f"{value}", top_k=value) for value in (16, 64)],
         sampling("top-p", "0.9", top_p=0.9),
+        *[sampling("guidance", f"{value}", guidance=value) for value in (1.5, 2.0, 3.0)],
     ]
 
 

@@ -274,7 +274,7 @@ def measure_vqvae(folder):
 def measure_prior(folder, **sampling):
     """Likelihood of the validation people's codes, and one set of samples beside their reconstructions.
 
-    ``sampling`` is the temperature, top_k or top_p of the samples, 1 and none without.
+    ``sampling`` is the temperature, top_k, top_p or guidance of the samples: as in ``Run.sample``.
     """
     import numpy as np
 

@@ -172,7 +172,7 @@ def sample_codes(run, cache, label, position, count, seed=0, **sampling):
     Args:
         label, position: (N,) int32 ids.
         seed: int; sample i depends on it and on i alone.
-        sampling: temperature, top_k, top_p; the cache does not tell them apart.
+        sampling: temperature, top_k, top_p, guidance: as in ``Run.sample``; the cache does not tell them apart.
     """
 
     def compute():

@@ -90,7 +90,7 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
         seed: int from 0, of everything random.
         num_samples: how many samples copies are searched for in, N at least.
         quick: whether to draw only N samples.
-        sampling: temperature, top_k, top_p of the samples; the cache does not tell them apart.
+        sampling: temperature, top_k, top_p, guidance: as in ``Run.sample``; the cache does not tell them apart.
     """
     held_out, training = parts[split], parts["train"]
     reference = held_out.image_set(held_out.reconstructions, rows)

@@ -17,7 +17,7 @@ METHOD = (
 Every set is 8-bit grey in the run's crop box. The brain is the largest component of pixels over 5 % grey, opened by a
 cross, holes filled; per-image measures take the mask of the original. Sets that are compared have the same labels and
 positions. Means are over people, after averaging each person's slices, with t intervals over people; an interval ends
-where its measure does. Samples are at temperature 1, without top-k or top-p.
+where its measure does. Samples are at temperature 1, without top-k, top-p or guidance.
 """,
     """
 <b>Two references.</b> Samples are set against real slices of unseen people (would you take one for real?) and against

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from report.cohort_page import write_cohort_page
-from sampling.draws import BLOCK, shard_of
+from sampling.draws import BLOCK, PLAIN, shard_of
 from sampling.people import check_people, choose_labels, draw_people, is_told, person_name
 from sampling.people_folder import SHEET, montage_sheet, say_whether_told, write_slices
 from slices.frame import crop
@@ -34,9 +34,7 @@ SHOWN = 8  # people on the sheet
 PARTS = ".parts"  # the folder of the finished parts' tables; a hidden one is no folder of slices
 
 
-def write_cohort(
-    run, out, num_people=400, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1), reject_copies=False
-):
+def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=False, **draw):
     """Write out/{train,test}/<label>/<id>_<slice>.png of sampled people in the training mix, with README.md and a card.
 
     The same call goes on after an interruption. Parts of one data set go into one folder, in any order or at once; the
@@ -46,8 +44,9 @@ def write_cohort(
         run: Run.
         out: a new folder, or one that the same call has begun.
         num_people: from 1, of all parts.
-        seed, temperature, top_k, top_p, shard: as in ``Run.sample_people``.
+        seed, shard: as in ``Run.sample_people``.
         reject_copies: draw people anew who have a slice as near to a training slice as the audit's planted copies.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -56,7 +55,7 @@ def write_cohort(
         UserError: as ``Run.sample_people``; ``out`` holds something else, or a data set of other arguments; or the
             run was not evaluated and copies are to be rejected.
     """
-    out, draw = Path(out), {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    out = Path(out)
     check_people(run, num_people, seed, **draw)
     first, end = shard_of(num_people, *shard)
     settings = {
@@ -64,6 +63,7 @@ def write_cohort(
         "prior": file_sha256(run.folder / "prior.keras"),
         "num_people": num_people,
         "seed": seed,
+        **PLAIN,
         **draw,
         "reject_copies": reject_copies,
     }

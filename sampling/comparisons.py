@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sampling.draws import choose_conditions, output_folder
+from sampling.draws import PLAIN, check_draw, choose_conditions, output_folder
 from slices.frame import crop
 from slices.images import save_animation, save_png
 from slices.sheets import image_sheet
@@ -19,9 +19,7 @@ WARNING = {
 UNDER = {"label": "under each label", "position": "at each position", "temperature": "at each temperature"}
 
 
-def vary(
-    run, what, num_images=None, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, out=None
-):
+def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None, **draw):
     """Write the same samples in variants: brain_<image>_<variant>.png, samples.csv, sheet.png; sweep.gif of positions.
 
     Image i is the one that sampling with the same seed under the same conditions makes. Two variants get a row of
@@ -31,8 +29,9 @@ def vary(
         run: Run.
         what: "label", each of the run's; "position", each of them; or "temperature", TEMPERATURES.
         num_images: samples in each variant, from 1 (default: NUM_IMAGES).
-        label, position, seed, temperature, top_k, top_p: as in ``Run.sample``, but for the one that varies.
+        label, position, seed: as in ``Run.sample``, but for the one that varies.
         out: a new folder (default: <run>/samples/vary-<what>-<time>).
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``, but for the one that varies.
 
     Returns:
         The folder, a Path.
@@ -40,16 +39,18 @@ def vary(
     Raises:
         UserError: what varies is given, there is one label only, or the run does not know a label or a position.
     """
-    given = {"label": label is not None, "position": position is not None, "temperature": temperature != 1.0}
+    check_draw(seed=seed, **draw)
+    draw = PLAIN | draw
+    given = {"label": label is not None, "position": position is not None, "temperature": draw["temperature"] != 1.0}
     if what not in given:
         raise UserError(f"what varies is label, position or temperature, not {what!r}")
     if given[what]:
         raise UserError(f"--{what} does not go with varying the {what}: leave it out")
-    variants = variants_of(run, what, num_images or NUM_IMAGES[what], label, position, seed, temperature)
+    variants = variants_of(run, what, num_images or NUM_IMAGES[what], label, position, seed, draw)
     title = f"the same random numbers {UNDER[what]}, by {run.name}: {WARNING[what]}"
     out = output_folder(out, run, f"vary-{what}-{{time}}")
     with new_folder(out) as unfinished:
-        rows, images = write_variants(unfinished, run, variants, seed, top_k, top_p)
+        rows, images = write_variants(unfinished, run, variants, seed)
         write_csv(unfinished / "samples.csv", rows)
         crops = crop(images[:, :COLUMNS, ..., None], run.box) / 255  # (V, N, H, W, 1)
         draw_sheet(unfinished / "sheet.png", crops, list(variants), title)
@@ -60,30 +61,30 @@ def vary(
     return out
 
 
-def variants_of(run, what, num_images, label, position, seed, temperature):
-    """What the rows of the sheet are: dict of name -> label (N,) ids, position (N,) ids, temperature."""
+def variants_of(run, what, num_images, label, position, seed, draw):
+    """What the rows of the sheet are: dict of name -> label (N,) ids, position (N,) ids, draw, a dict like PLAIN."""
     if what == "label" and len(run.labels) < 2:
         raise UserError("the run has fewer than two labels: there is nothing to compare")
     label, position = choose_conditions(run, num_images, label, position, seed)
     if what == "label":
-        return {name: (np.full_like(label, i + 1), position, temperature) for i, name in enumerate(run.labels)}
+        return {name: (np.full_like(label, i + 1), position, draw) for i, name in enumerate(run.labels)}
     if what == "position":
-        return {f"position {i}": (label, np.full_like(position, i + 1), temperature) for i in range(run.num_positions)}
-    return {f"temperature\n{value:g}": (label, position, value) for value in TEMPERATURES}
+        return {f"position {i}": (label, np.full_like(position, i + 1), draw) for i in range(run.num_positions)}
+    return {f"temperature\n{value:g}": (label, position, draw | {"temperature": value}) for value in TEMPERATURES}
 
 
-def write_variants(folder, run, variants, seed, top_k, top_p):
+def write_variants(folder, run, variants, seed):
     """Write the samples of each of the variants.
 
     Returns:
         The rows of samples.csv, a list of dicts, and the images (V, N, H, W) uint8.
     """
     rows, images = [], []
-    for number, (*conditions, temperature) in enumerate(progress(variants.values(), desc="variants")):
-        for samples in run.draw(*conditions, seed, temperature, top_k, top_p):
+    for number, (*conditions, draw) in enumerate(progress(variants.values(), desc="variants")):
+        for samples in run.draw(*conditions, seed, **draw):
             for row, image in zip(samples.rows, samples.images, strict=True):
                 file = f"brain_{row['index']:05d}_{number:02d}.png"
-                rows.append(row | {"file": file, "temperature": temperature})
+                rows.append(row | {"file": file, "temperature": draw["temperature"]})
                 save_png(folder / file, image)
                 images.append(image)
     return rows, np.stack(images).reshape(len(variants), -1, *run.frame)

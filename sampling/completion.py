@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sampling.draws import look_up, output_folder, sample_row, say_outside
+from sampling.draws import PLAIN, check_draw, look_up, output_folder, sample_row, say_outside
 from sampling.run import prior_bits
 from slices import frame
 from slices.images import load_mask, save_png
@@ -72,9 +72,7 @@ def gibbs_cells(unknown, tile_side):
                 yield tile & unknown
 
 
-def complete_codes(
-    prior, codes, keep, columns, seed, purpose, first, temperature=1.0, top_k=None, top_p=None, tile_side=TILE
-):
+def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=TILE, **draw):
     """Draw what is not kept of code grids, given what is kept.
 
     Where all kept codes come first in raster order this is an exact draw. Elsewhere it is an approximate one: the
@@ -86,8 +84,8 @@ def complete_codes(
         codes, keep: (CHAINS, h, w) int and bool.
         columns: dict of label and position, (CHAINS,) int, 0 for none.
         seed, purpose, first: of the random numbers; grid i depends on the seed, the purpose and first + i alone.
-        temperature, top_k, top_p: of a draw in raster order; the sweeps know none.
         tile_side: in codes; where few of a tile are to be drawn it can be large.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``, in raster order; the sweeps know none.
 
     Returns:
         codes (CHAINS, h, w) int32.
@@ -99,9 +97,7 @@ def complete_codes(
         )
 
     conditions, size = (columns["label"], columns["position"]), prior.grid[0] * prior.grid[1]
-    drawn, _ = prior.sample(
-        uniforms(0, size).reshape(codes.shape), *conditions, temperature, top_k, top_p, known=codes, mask=keep
-    )
+    drawn, _ = prior.sample(uniforms(0, size).reshape(codes.shape), *conditions, known=codes, mask=keep, **draw)
     unknown = ~keep & ~in_drawing_order(keep, prior.patch)[:, None, None]
     steps = list(gibbs_cells(unknown, tile_side)) if unknown.any() else []
     for step, cells in enumerate(progress(steps, desc="Gibbs sweeps", unit=" steps", leave=False), 1):
@@ -119,7 +115,7 @@ def completions_of(prior, codes, keep, label, position, count, seed, first=0, **
         codes, keep: (h, w) int and bool.
         label, position: ids, 0 for none.
         seed, first: completion i depends on the seed and first + i alone.
-        draw: temperature, top_k and top_p of ``complete_codes``.
+        draw: as in ``complete_codes``.
     """
     codes, keep = (np.repeat(x[None], CHAINS, axis=0) for x in (codes, keep))
     columns = {"label": np.full(CHAINS, label, np.int32), "position": np.full(CHAINS, position, np.int32)}
@@ -132,20 +128,7 @@ def completions_of(prior, codes, keep, label, position, count, seed, first=0, **
 # ---- one slice ----------------------------------------------------------------------------------
 
 
-def complete(
-    run,
-    slice,
-    keep="top",
-    num_images=8,
-    label=None,
-    position=None,
-    seed=0,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    paste=False,
-    out=None,
-):
+def complete(run, slice, keep="top", num_images=8, label=None, position=None, seed=0, paste=False, out=None, **draw):
     """Complete one slice: write alternatives.png, spread.png, completions.csv and completion_00000.png ….
 
     Args:
@@ -155,9 +138,9 @@ def complete(
         num_images: completions, from 2.
         label, position: a label and 0 to P - 1, or "none" (default: what slices.csv says of the file).
         seed: int from 0.
-        temperature, top_k, top_p: as in ``Run.sample``; only for what is drawn exactly, such as below a kept top.
         paste: put the original pixels back where they are kept.
         out: a new folder (default: <run>/samples/complete-<time>).
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``; for what is drawn exactly, as below a kept top.
 
     Returns:
         The folder, a Path.
@@ -165,13 +148,12 @@ def complete(
     Raises:
         UserError: there is no such slice or mask, nothing is kept, or the arguments do not go with what is kept.
     """
-    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    check_draw(seed=seed, **draw)
     original, pixels, cells = read_kept(run, Path(slice), keep, num_images, draw)
     known = look_up(run, [slice], label, position)
     say_outside(frame.outside(original.brain_boxes, run.box))
-    how = (
-        "drawn exactly" if in_drawing_order(cells[None], run.prior.patch)[0] else "approximate, by masked Gibbs sweeps"
-    )
+    exact = in_drawing_order(cells[None], run.prior.patch)[0]
+    how = "drawn exactly" if exact else "approximate, by masked Gibbs sweeps"
     out = output_folder(out, run, "complete-{time}")
     with new_folder(out) as unfinished:
         ids = [column.item() for column in condition_ids(known, run.labels).values()]
@@ -208,9 +190,9 @@ def read_kept(run, path, keep, num_images, draw):
     if not cells.any():
         raise UserError(f"--keep {keep} keeps no patch of {side}x{side} pixels whole, and so no code: keep more")
     in_order = in_drawing_order(cells[None], run.config.get("prior_patch", 1))[0]
-    if not in_order and draw != {"temperature": 1.0, "top_k": None, "top_p": None}:
+    if not in_order and PLAIN | draw != PLAIN:
         raise UserError(
-            f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k or --top-p: "
+            f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k, --top-p or --guidance: "
             "leave them out, or keep the top"
         )
     return original, pixels, cells
@@ -223,7 +205,7 @@ def draw_images(run, original, cells, ids, count, seed, draw):
         original: (1, H, W, 1) uint8.
         cells: (h, w) bool, the kept codes.
         ids: of the label and the position.
-        draw: temperature, top_k and top_p.
+        draw: dict of temperature, top_k, top_p, guidance, those that are given.
 
     Returns:
         Reconstruction (1, H, W, 1), completions (count, H, W, 1) uint8, and their log-likelihood in bits, (count,).

@@ -18,6 +18,7 @@ from utils import UserError, progress, random_generator
 
 BLOCK = 32  # images per call of a model, always: floating-point sums differ with the shape of the batch
 NONE = "none"  # the model without a label, or without a position
+PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None, "guidance": 1.0}  # the model as it is; see Run.sample
 
 
 def wanted_conditions(labels, num_positions, label=None, position=None):
@@ -130,14 +131,18 @@ def draw_held_out(run, count, seed=0):
     return drawn, loaded.images
 
 
-def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None):
-    """Raise a UserError where a number that samples are asked for with is none or out of its range."""
+def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None, guidance=1.0):
+    """Raise a UserError where a number that samples are asked for with is none or out of its range.
+
+    Functions that take ``**draw`` call it first: a name that is none of these is a TypeError before any work.
+    """
     for name, value, kind, least, most in (
         ("num_images", num_images, numbers.Integral, 1, 10**6),
         ("seed", seed, numbers.Integral, 0, 2**31 - 1),
         ("temperature", temperature, numbers.Real, 0.01, 100),
         ("top_k", top_k, numbers.Integral, 1, 10**9),
         ("top_p", top_p, numbers.Real, 0.001, 1),
+        ("guidance", guidance, numbers.Real, 0, 20),
     ):
         optional = value is None and name.startswith("top")
         if not optional and not (isinstance(value, kind) and least <= value <= most):
@@ -158,19 +163,7 @@ def shard_of(count, part, parts):
     return (part - 1) * count // parts, part * count // parts
 
 
-def draw_codes(
-    prior,
-    label,
-    position,
-    seed,
-    purpose="codes",
-    first=0,
-    end=None,
-    block=BLOCK,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-):
+def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK, **draw):
     """Draw code grids block by block.
 
     Blocks begin at multiples of ``block`` whatever ``first`` is, so that a grid always has the same slot, and the
@@ -180,7 +173,7 @@ def draw_codes(
         label, position: (N,) int ids, 0 for none.
         seed, purpose: of the random numbers; grid i depends on them and on i alone.
         first, end: the first grid that is wanted and the one after the last (default: all N).
-        temperature, top_k, top_p: of the distribution drawn from.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Yields:
         The number of the block's first grid, codes (block, h, w) int32, and their log-likelihood in bits, (block,).
@@ -194,7 +187,7 @@ def draw_codes(
             np.pad(ids[start : start + block], (0, block - len(ids[start : start + block])), mode="edge")
             for ids in (label, position)
         ]
-        codes, log_likelihood = prior.sample(uniforms, *conditions, temperature, top_k, top_p)
+        codes, log_likelihood = prior.sample(uniforms, *conditions, **draw)
         yield start, np.asarray(codes), np.asarray(log_likelihood, float) / math.log(2)
 
 

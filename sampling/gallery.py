@@ -5,7 +5,7 @@ import numpy as np
 from report.codebook import code_patches
 from report.poster import write_gallery
 from sampling.completion import CHAINS, completions_of
-from sampling.draws import draw_held_out, output_folder
+from sampling.draws import check_draw, draw_held_out, output_folder
 from slices.frame import crop
 from slices.index import condition_ids
 from utils import UserError, evenly, new_folder
@@ -15,25 +15,26 @@ MOST_LABELS = 4
 COMPLETED, COMPLETIONS = 3, 6  # slices, and completions of each
 
 
-def gallery(run, seed=0, temperature=1.0, top_k=None, top_p=None, out=None):
+def gallery(run, seed=0, out=None, **draw):
     """Write gallery.png.
 
     Completed are slices of validation people, or samples where the run's slices are not there.
 
     Args:
         run: Run.
-        seed, temperature, top_k, top_p: as in ``Run.sample``.
+        seed: as in ``Run.sample``.
         out: a new folder (default: <run>/samples/gallery-<time>).
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
     """
+    check_draw(seed=seed, **draw)
     try:
         given, originals = draw_held_out(run, COMPLETED, seed)
     except UserError as error:
         given, originals = None, None
         print(f"{error}; samples are completed instead")
-    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     out = output_folder(out, run, "gallery-{time}")
     with new_folder(out) as unfinished:
         names, positions, conditions = poster_conditions(run)

@@ -43,31 +43,30 @@ def is_told(run):
     return bool(getattr(run.prior, "num_contexts", 0))
 
 
-def sample_people(run, num_people=8, label=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
     """What ``Run.sample_people`` gives; see there."""
-    blocks = list(people_blocks(run, num_people, label, seed, temperature, top_k, top_p, shard))
+    blocks = list(people_blocks(run, num_people, label, seed, shard, **draw))
     return People(
         *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits", "label")),
         [row for block in blocks for row in block.rows],
     )
 
 
-def people_blocks(run, num_people=8, label=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+def people_blocks(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
     """``sample_people`` as an iterable of People, block by block; wrong arguments are refused at once."""
-    check_people(run, num_people, seed, temperature, top_k, top_p)
+    check_people(run, num_people, seed, **draw)
     labels = choose_labels(run, num_people, label, seed)
     first, end = shard_of(num_people, *shard)
-    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     starts = progress(range(first - first % BLOCK, end, BLOCK), desc="drawing people", unit=" blocks", leave=None)
     return (
         draw_people(run, labels, range(max(first, start), min(end, start + BLOCK)), seed, **draw) for start in starts
     )
 
 
-def check_people(run, num_people, seed, temperature=1.0, top_k=None, top_p=None):
+def check_people(run, num_people, seed, **draw):
     """Raise a UserError where a number that people are asked for with is none or out of its range."""
     try:
-        check_draw(num_people, seed, temperature, top_k, top_p)
+        check_draw(num_people, seed, **draw)
     except UserError as error:
         raise UserError(str(error).replace("num_images", "num_people")) from None
     if run.num_positions < 2:
@@ -99,7 +98,7 @@ def draw_people(run, labels, numbers, seed, attempt=0, **draw):
         numbers: range of the wanted ones, within one block.
         seed: of the random numbers; person i depends on it and on i alone.
         attempt: int from 0; each gives the same people other random numbers.
-        draw: temperature, top_k, top_p.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
     """
     start = numbers.start - numbers.start % BLOCK
     slots = slice(numbers.start - start, numbers.stop - start)
@@ -132,7 +131,7 @@ def draw_stack(run, labels, uniforms, **draw):
         run: Run.
         labels: (B,) int32 ids.
         uniforms: (B, S, h, w) float32 in [0, 1).
-        draw: temperature, top_k, top_p.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         codes (B, S, h, w) int32 and the log-likelihood of each in bits, (B, S) float.

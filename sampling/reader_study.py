@@ -7,14 +7,14 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from report.study_page import MARK, SIMULATED, write_reader_study
-from sampling.draws import draw_held_out, output_folder
+from sampling.draws import check_draw, draw_held_out, output_folder
 from slices.frame import crop
 from slices.index import condition_ids
 from slices.tables import read_search
 from utils import UserError, new_folder, random_generator, shell, write_csv
 
 
-def reader_study(run, count, seed=0, cc0=False, temperature=1.0, top_k=None, top_p=None, out=None):
+def reader_study(run, count, seed=0, cc0=False, out=None, **draw):
     """Write study.html, a blinded page of real slices and samples, and key.csv, which tells them apart.
 
     Each real slice has a sample of its label and position; both are cropped and stored alike.
@@ -22,9 +22,10 @@ def reader_study(run, count, seed=0, cc0=False, temperature=1.0, top_k=None, top
     Args:
         run: Run, whose slices must be there.
         count: real slices of validation people, from 1, and as many samples.
-        seed, temperature, top_k, top_p: as in ``Run.sample``.
+        seed: as in ``Run.sample``.
         cc0: the run's slices are in the public domain: leave out the mark that says do not share.
         out: a new folder (default: <run>/samples/reader-study-<time>).
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -32,11 +33,12 @@ def reader_study(run, count, seed=0, cc0=False, temperature=1.0, top_k=None, top
     Raises:
         UserError: there are not so many slices, or the run's data is not there.
     """
+    check_draw(count, seed, **draw)
     real, originals = draw_held_out(run, count, seed)
     out = output_folder(out, run, "reader-study-{time}")
     with new_folder(out) as unfinished:
         columns = condition_ids(real, run.labels)
-        blocks = run.draw(columns["label"], columns["position"], seed, temperature, top_k, top_p)
+        blocks = run.draw(columns["label"], columns["position"], seed, **draw)
         samples = np.concatenate([block.images for block in blocks])[..., None]
         images = crop(np.concatenate([originals, samples]), run.box)  # (2 count, h, w, 1)
         order = random_generator(seed, "reader study").permutation(2 * count)

@@ -227,7 +227,16 @@ class Run:
         return codes.astype(np.int32, copy=False)
 
     def sample(
-        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
+        self,
+        num_images=16,
+        label=None,
+        position=None,
+        seed=0,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        guidance=1.0,
+        shard=(1, 1),
     ):
         """Samples: image i depends on the seed and on i alone, and is what predict.py makes of the same arguments.
 
@@ -239,18 +248,21 @@ class Run:
             temperature: over 0, of the distribution that codes are drawn from; lower is tamer.
             top_k: int from 1, draws from the k likeliest codes only.
             top_p: in (0, 1], draws from the likeliest codes that reach this probability only.
+            guidance: 0 to 20, how strongly label and position are followed: 1 as the model has learnt them, more is
+                more typical and less varied, 0 is the model without them. All but 1 take twice the time.
             shard: (I, N), the I-th of N parts of the images, as one call would make them.
 
         Raises:
             UserError: the run does not know the label or the position, or there are more parts than images.
         """
-        blocks = list(self.sample_blocks(num_images, label, position, seed, temperature, top_k, top_p, shard))
+        draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        blocks = list(self.sample_blocks(num_images, label, position, seed, shard, **draw))
         return Samples(
             *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
             [row for block in blocks for row in block.rows],
         )
 
-    def sample_people(self, num_people=8, label=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+    def sample_people(self, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
         """Whole people, one slice at each position, as ``sampling.people.People``.
 
         Person i depends on the seed and on i alone, and is what ``predict.py people`` makes of the same arguments.
@@ -258,31 +270,28 @@ class Run:
         Args:
             num_people: from 1.
             label: a label of the run, or "none" for the model without (default: drawn from the training people).
-            seed, temperature, top_k, top_p, shard: as in ``sample``, of people.
+            seed, shard: as in ``sample``, of people.
+            draw: temperature, top_k, top_p, guidance: as in ``sample``.
 
         Raises:
             UserError: the run does not know the label, has one position, or there are more parts than people.
         """
-        return sample_people(self, num_people, label, seed, temperature, top_k, top_p, shard)
+        return sample_people(self, num_people, label, seed, shard, **draw)
 
-    def sample_blocks(
-        self, num_images=16, label=None, position=None, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)
-    ):
+    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, shard=(1, 1), **draw):
         """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.
 
         Mistakes in the arguments are found at once.
         """
-        check_draw(num_images, seed, temperature, top_k, top_p)
+        check_draw(num_images, seed, **draw)
         shard_of(num_images, *shard)
         conditions = choose_conditions(self, num_images, label, position, seed)
-        return self.draw(*conditions, seed, temperature, top_k, top_p, shard)
+        return self.draw(*conditions, seed, shard, **draw)
 
-    def draw(self, label, position, seed=0, temperature=1.0, top_k=None, top_p=None, shard=(1, 1)):
+    def draw(self, label, position, seed=0, shard=(1, 1), **draw):
         """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
         first, end = shard_of(len(label), *shard)
-        for start, codes, bits in draw_codes(
-            self.prior, label, position, seed, first=first, end=end, temperature=temperature, top_k=top_k, top_p=top_p
-        ):
+        for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end, **draw):
             images = self.decode_drawn(codes, seed, range(start, start + len(codes)))  # (BLOCK, H, W)
             numbers = range(max(first, start), min(end, start + BLOCK))
             slots = slice(numbers.start - start, numbers.stop - start)

@@ -16,18 +16,7 @@ SHOWN = 64  # on the sheet
 
 
 def write_samples(
-    run,
-    num_images=16,
-    label=None,
-    position=None,
-    seed=0,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    shard=(1, 1),
-    format="png",
-    pixel_size=1.0,
-    out=None,
+    run, num_images=16, label=None, position=None, seed=0, shard=(1, 1), format="png", pixel_size=1.0, out=None, **draw
 ):
     """Write what ``Run.sample`` makes of the same arguments, with samples.csv and sheet.png, into a new folder.
 
@@ -36,6 +25,7 @@ def write_samples(
         format: "png", brain_00000.png …; "npy", one brains.npy (N, H, W) uint8; "nifti", a volume of one slice each.
         pixel_size: side of a pixel in mm, for "nifti".
         out: a new folder (default: <run>/samples/<time>).
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -43,7 +33,7 @@ def write_samples(
     Raises:
         UserError: as ``Run.sample``, or the folder is there already.
     """
-    blocks = run.sample_blocks(num_images, label, position, seed, temperature, top_k, top_p, shard)
+    blocks = run.sample_blocks(num_images, label, position, seed, shard, **draw)
     part, parts = shard
     out = output_folder(out, run, "{time}" + (f"-{part}of{parts}" if parts > 1 else ""))
     with new_folder(out) as unfinished:

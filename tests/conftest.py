@@ -95,6 +95,20 @@ def models_are_loaded_and_traced_once():
 
 
 @pytest.fixture
+def conditions_matter(finished_run):
+    """The prior of the tiny run has hardly learnt them: here label and position tell it a hundred times as much."""
+    from sampling.run import Run
+
+    prior = Run(finished_run).prior
+    learnt = [(table, np.array(table)) for table in (prior.label_embedding, prior.position_embedding)]
+    for table, values in learnt:
+        table.assign(100 * values)
+    yield
+    for table, values in learnt:
+        table.assign(values)
+
+
+@pytest.fixture
 def run_predict(finished_run, tmp_path):
     """predict.py on the tiny run: a function of a command with its flags that returns the folder that it wrote."""
     import predict

@@ -24,6 +24,13 @@ def test_a_label_gives_what_sampling_gives_under_it(run_predict, plain):
     assert list(pd.read_csv(out / "samples.csv")["label"]) == ["AD"] * 3 + ["NC"] * 3
 
 
+def test_guidance_goes_with_what_varies(conditions_matter, run_predict, plain):
+    guided = run_predict("--num-images", 2, *CONDITIONS, "--guidance", 5, out="guided")
+    out = run_predict("vary", "label", "--num-images", 2, *CONDITIONS[2:], "--guidance", 5)
+    for i in range(2):
+        assert (out / f"brain_{i:05d}_00.png").read_bytes() == (guided / f"brain_{i:05d}.png").read_bytes() != plain[i]
+
+
 def test_positions_are_swept_in_order_and_animated(run_predict, plain):
     out = run_predict("vary", "position", "--num-images", 2, *CONDITIONS[:2])
     assert [(out / f"brain_{i:05d}_01.png").read_bytes() for i in range(2)] == plain[:2]

@@ -178,9 +178,10 @@ def test_completion_i_depends_on_the_seed_and_i_alone(run_predict, slice_path, c
 
 
 def test_the_call_writes_what_the_script_writes(run_predict, finished_run, slice_path, tmp_path):
-    written = run_predict("complete", slice_path, "--keep", "top", "--num-images", 2, "--temperature", 0.9, "--paste")
+    flags = "--keep", "top", "--num-images", 2, "--temperature", 0.9, "--guidance", 2, "--paste"
+    written = run_predict("complete", slice_path, *flags)
     out = completion.complete(
-        Run(finished_run), slice_path, num_images=2, temperature=0.9, paste=True, out=tmp_path / "call"
+        Run(finished_run), slice_path, num_images=2, temperature=0.9, guidance=2, paste=True, out=tmp_path / "call"
     )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in written.iterdir()
@@ -240,6 +241,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
         (["complete", "slice.png", "--keep", "speck.png"], "keeps no patch of 8x8 pixels"),
         (["complete", "text.png", "--keep", "top"], "no readable image"),
         (["complete", "slice.png", "--keep", "left", "--top-k", "3"], "needs Gibbs sweeps, which know no"),
+        (["complete", "slice.png", "--keep", "left", "--guidance", "2"], "know no .* or --guidance: leave them out"),
         (["complete", "slice.png", "--keep", "top", "--label", "MCI"], "unknown --label MCI"),
         (
             ["complete", "slice.png", "--keep", "top", "--heal"],

@@ -13,8 +13,15 @@ from PIL import Image
 
 import predict
 import sampling.run
+from sampling.cohort import write_cohort
+from sampling.comparisons import vary
+from sampling.completion import complete
 from sampling.draws import draw_codes, look_up, output_folder, shard_of, wanted_conditions
+from sampling.gallery import gallery
+from sampling.people_folder import write_people
+from sampling.reader_study import reader_study
 from sampling.run import Run, encode_images, prior_bits
+from sampling.samples_folder import write_samples
 from slices.frame import crop, paste, to_bytes
 from slices.images import load_images
 from utils import UserError
@@ -116,6 +123,32 @@ def test_the_call_and_the_script_give_the_same_bytes(arguments, flags, run, run_
     table = pd.read_csv(out / "samples.csv")
     assert table.astype(str).equals(samples.table.astype(str))
     assert np.allclose(samples.bits, table["log_likelihood_bits"], atol=1e-4)
+
+
+def test_guidance_of_one_writes_the_very_bytes_of_none(run_predict):
+    plain, same = (run_predict("--num-images", 2, *flags, out=f"{len(flags)}") for flags in ((), ("--guidance", 1)))
+    written = [{path.name: path.read_bytes() for path in sorted(folder.iterdir())} for folder in (plain, same)]
+    assert written[0] == written[1] and "samples.csv" in written[0]
+
+
+def test_the_call_and_the_script_are_guided_alike(conditions_matter, run, run_predict):
+    plain, guided = (run.sample(3, label="NC", position=1, guidance=value) for value in (1, 3))
+    out = run_predict("--num-images", 3, "--label", "NC", "--position", 1, "--guidance", 3)
+    written = np.stack([np.asarray(Image.open(out / file)) for file in guided.table["file"]])
+    assert np.array_equal(guided.images, written) and not np.array_equal(plain.images, written)
+    assert pd.read_csv(out / "samples.csv").astype(str).equals(guided.table.astype(str))
+    assert list(plain.table) == list(guided.table)
+
+
+def test_the_bits_of_guided_samples_are_those_of_the_model(conditions_matter, run):
+    guided = run.sample(3, label="NC", position=1, guidance=3)
+    assert np.allclose(-run.bits(guided.codes, "NC", 1).sum(axis=(1, 2)), guided.bits, atol=1e-3)
+
+
+def test_no_guidance_at_all_is_the_model_without_label_and_position(conditions_matter, run):
+    unguided, without = run.sample(3, "NC", 1, guidance=0), run.sample(3, "none", "none")
+    assert np.array_equal(unguided.codes, without.codes)
+    assert not np.array_equal(unguided.codes, run.sample(3, "NC", 1).codes)
 
 
 def test_samples_hold_together(run):
@@ -275,6 +308,9 @@ def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
         {"top_k": 1.5},
         {"top_p": 0},
         {"top_p": 2},
+        {"guidance": -1},
+        {"guidance": 21},
+        {"guidance": None},
         {"shard": (3, 2)},
         {"shard": (0, 2)},
     ],
@@ -282,3 +318,23 @@ def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
 def test_numbers_that_samples_cannot_be_drawn_with_are_refused(wrong, finished_run):
     with pytest.raises(UserError, match="must be"):
         Run(finished_run).sample(**wrong)
+
+
+def test_a_name_that_no_draw_knows_is_refused_before_anything_is_written(run, slice_path, tmp_path):
+    out = tmp_path / "out"
+    for call in (
+        lambda draw: run.sample_blocks(**draw),
+        lambda draw: run.sample_people(**draw),
+        lambda draw: write_samples(run, out=out, **draw),
+        lambda draw: write_people(run, out=out, **draw),
+        lambda draw: write_cohort(run, out, **draw),
+        lambda draw: vary(run, "label", out=out, **draw),
+        lambda draw: complete(run, slice_path, out=out, **draw),
+        lambda draw: gallery(run, out=out, **draw),
+        lambda draw: reader_study(run, 2, out=out, **draw),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'guidence'"):
+            call({"guidence": 2})
+        with pytest.raises(UserError, match="guidance must be a number from 0 to 20, not 21"):
+            call({"guidance": 21})
+    assert not out.exists()

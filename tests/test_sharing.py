@@ -232,8 +232,7 @@ def test_the_poster_completes_slices_by_keeping_half_of_the_codes(run):
     codes = np.random.default_rng(0).integers(0, 32, (2, h, w)).astype(np.int32)
     reader = SimpleNamespace(prior=run.prior, decode_crops=lambda drawn, what: drawn)  # shows the codes themselves
     columns = {"label": np.array([1, 2], np.int32), "position": np.array([1, 2], np.int32)}
-    draw = {"temperature": 1.0, "top_k": None, "top_p": None}
-    drawn = complete_upper_halves(reader, codes, columns, 0, draw)[..., 0]
+    drawn = complete_upper_halves(reader, codes, columns, 0, {})[..., 0]
     assert drawn.shape == (2, COMPLETIONS, h, w)
     assert (drawn[:, :, : h // 2] == codes[:, None, : h // 2]).all()
     assert len(np.unique(drawn[0].reshape(len(drawn[0]), -1), axis=0)) > 1

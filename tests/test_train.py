@@ -246,6 +246,7 @@ def test_shards_make_what_one_process_makes(finished_run, tmp_path):
         (["--position", "4"], "unknown --position 4: this run has 0 to 3 and none"),
         (["--num-images", "0"], "--num-images"),
         (["--top-p", "2"], "--top-p"),
+        (["--guidance", "21"], "--guidance: must be at least 0 and at most 20, not 21"),
         (["--shard", "0/3"], "--shard: must be I/N with 1 <= I <= N"),
         (["--shard", "4/3"], "--shard: must be I/N with 1 <= I <= N"),
         (["--shard", "1/3", "--num-images", "2"], "2 images make 2 parts at most"),

@@ -29,6 +29,13 @@ def test_people_hold_together(run):
     assert np.allclose(-bits.sum(axis=(1, 2)), people.bits[:, 2], atol=1e-3)
 
 
+def test_guided_people_are_others_and_their_bits_stay_those_of_the_model(conditions_matter, run):
+    plain, guided = (run.sample_people(2, label="NC", guidance=value) for value in (1, 3))
+    assert not np.array_equal(plain.codes, guided.codes)
+    bits = run.bits(guided.codes[:, 3], "NC", 3)
+    assert np.allclose(-bits.sum(axis=(1, 2)), guided.bits[:, 3], atol=1e-3)
+
+
 def test_a_person_is_the_same_among_any_number_of_people(run):
     many, few = run.sample_people(34, seed=3), run.sample_people(2, seed=3)
     part = run.sample_people(34, seed=3, shard=(2, 2))
@@ -70,6 +77,7 @@ def test_names_are_in_the_order_of_the_head():
         ({"label": "MCI"}, "unknown --label MCI: this run has AD, NC and none"),
         ({"num_people": 2, "shard": (3, 3)}, "make 2 parts at most"),
         ({"temperature": 0}, "temperature must be"),
+        ({"guidance": 21}, "guidance must be"),
     ],
 )
 def test_mistakes_are_one_sentence(wrong, sentence, run):
