@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from metrics.copies import CopySearch
 from metrics.distances import held_out_scores
-from metrics.nulls import FEWEST, NULL_DRAWS, band, people_by_label, random_split
+from metrics.memorisation import plain_band
+from metrics.nulls import FEWEST, NULL_DRAWS, people_by_label, random_split
 from metrics.people import for_nulls, for_sets, group_people
 from metrics.reasons import put
 from metrics.stack_copies import measure_stack_copies
@@ -133,14 +134,13 @@ def judge_people(people, reference, population, baselines, seed):
     for name, value in values[""].items():
         p, verdict = verdicts[""][name]
         put(result, name, value, name)
-        null = band(draw[name] for draw in nulls)
-        put(result, f"{name}_null", {"other_people": null} if null else None, why)
+        put(result, f"{name}_null", plain_band(draw[name] for draw in nulls), why)
         put(result, f"{name}_p", p, why)
         result[f"{name}_verdict"] = verdict
         for baseline in baselines:
             put(result, f"{name}_{baseline}", values[baseline][name], name)
     result["means"] = {
-        side: {name: finite(value) for name, value in with_drift(one.numbers).mean().items()}
+        side: {name: float(value) for name, value in with_drift(one.numbers).mean().dropna().items()}
         for side, one in {"people": people, "reference": reference, **baselines}.items()
     }
     return result
