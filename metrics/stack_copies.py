@@ -3,7 +3,7 @@
 import numpy as np
 
 from metrics.measured import ImageSet
-from metrics.nulls import band
+from metrics.memorisation import plain_band
 from utils import evenly, random_generator
 
 NULL_PEOPLE = 25  # training people that are searched for with their own slices left out
@@ -25,14 +25,14 @@ def measure_stack_copies(search, people, unseen, training, threshold, seed):
     found = [nearest_people(search, stacks, what) for what, stacks in sets.items()]
     shares = [np.array([share_of_one(row) for row in names]) for _, names in found]
     clean, random = np.concatenate(shares[1:]), random_generator(seed, "stack copies")
-    null = band([clean[random.integers(0, len(clean), len(shares[0]))].mean() for _ in range(DRAWS)])
+    null = plain_band([clean[random.integers(0, len(clean), len(shares[0]))].mean() for _ in range(DRAWS)])
     result = {
         "people": len(people.person),
         "one_person_share": float(shares[0].mean()),
-        "one_person_share_null": {"other_people": null},
+        "one_person_share_null": null,
         "of_one_person_throughout": int((shares[0] == 1).sum()),
         "of_one_person_throughout_unseen": int((shares[1] == 1).sum()),
-        "flagged": bool(shares[0].mean() > null[2]),
+        "flagged": bool(shares[0].mean() > null["high"]),
     }
     if threshold is not None:
         below = [distance <= threshold for distance, _ in found]

@@ -20,23 +20,27 @@ def measure_usefulness(sets, yardstick):
         sets: Sets.
         yardstick: the Yardstick, whose principal components the classifier sees.
     """
-    real = join(sets.fitted, sets.pool_originals)
+    return by_source(join(sets.fitted, sets.pool_originals), sets.all_samples, sets.originals, yardstick.shape_of)
+
+
+def by_source(real, samples, unseen, features_of):
+    """AUC and balanced accuracy on unseen people of classifiers trained on real people, on samples, and on both.
+
+    Args:
+        real, samples, unseen: sets with ``label`` and ``person`` (N,), and ``take`` of a mask.
+        features_of: function of a set to (N, C) float.
+    """
     labels, counts = np.unique(real.label, return_counts=True)
     if len(labels) < 2:
         return not_assessed("there is one label")
     two = labels[np.argsort(-counts, kind="stable")[:2]]
-    people = pd.Series(sets.originals.label).groupby(sets.originals.person).first()
+    people = pd.Series(unseen.label).groupby(unseen.person).first()
     if min((people == label).sum() for label in two) < 2:
         return not_assessed("needs two unseen people of each of two labels")
-    real, unseen, samples = (
-        images.take(np.isin(images.label, two)) for images in (real, sets.originals, sets.all_samples)
-    )
-    features = {
-        "real": [(yardstick.shape_of(real), real.label)],
-        "samples": [(yardstick.shape_of(samples), samples.label)],
-    }
+    real, unseen, samples = (one.take(np.isin(one.label, two)) for one in (real, unseen, samples))
+    features = {"real": [(features_of(real), real.label)], "samples": [(features_of(samples), samples.label)]}
     features["both"] = features["real"] + features["samples"]
-    result, unseen_features = {}, yardstick.shape_of(unseen)
+    result, unseen_features = {}, features_of(unseen)
     for source in SOURCES:
         x, y = (np.concatenate(column) for column in zip(*features[source], strict=True))
         if len(np.unique(y)) < 2:

@@ -9,19 +9,22 @@ from sklearn.metrics import roc_auc_score
 
 from metrics.copies import CopySearch
 from metrics.distances import held_out_scores
-from metrics.nulls import FEWEST, NULL_DRAWS, band, people_by_label, random_split
+from metrics.memorisation import plain_band
+from metrics.nulls import FEWEST, NULL_DRAWS, people_by_label, random_split
 from metrics.people import for_nulls, for_sets, group_people
 from metrics.reasons import put
 from metrics.stack_copies import measure_stack_copies
 from metrics.stacks import PROFILES, Stacks, independent_stacks, measure_stacks, stacks_of
+from metrics.usefulness import by_source
 from metrics.verdicts import judge
 from report.numbers import TOLD_APART
 from sampling.draws import BLOCK
-from sampling.people import draw_block
+from sampling.people import choose_labels, draw_block
 from utils import finite, tracker
 
 VOLUMES = ("brain_volume", "ventricle_volume")  # whose spread over people is compared, too
 FOLDS = 5  # of the classifier
+DRAWN = 64  # people at least: as many as the split has are compared with it, and all teach a classifier the label
 
 
 @dataclass
@@ -102,8 +105,7 @@ def stack_auc(people, reference):
     folds = min(FOLDS, *(len(one.person) for one in (people, reference)))
     if folds < 2:
         return None
-    features = pd.concat([people.numbers, reference.numbers], ignore_index=True)
-    features = features.fillna(features.mean()).fillna(0).to_numpy()  # (P + R, numbers)
+    features = known_features(join(people, reference))  # (P + R, numbers)
     side = np.repeat([0, 1], [len(people.person), len(reference.person)])
     fold = np.concatenate([group_people(one.person, folds) for one in (people, reference)])
     return float(roc_auc_score(side, held_out_scores(features, 2.0 * side - 1, fold)))
@@ -132,14 +134,13 @@ def judge_people(people, reference, population, baselines, seed):
     for name, value in values[""].items():
         p, verdict = verdicts[""][name]
         put(result, name, value, name)
-        null = band(draw[name] for draw in nulls)
-        put(result, f"{name}_null", {"other_people": null} if null else None, why)
+        put(result, f"{name}_null", plain_band(draw[name] for draw in nulls), why)
         put(result, f"{name}_p", p, why)
         result[f"{name}_verdict"] = verdict
         for baseline in baselines:
             put(result, f"{name}_{baseline}", values[baseline][name], name)
     result["means"] = {
-        side: {name: finite(value) for name, value in with_drift(one.numbers).mean().items()}
+        side: {name: float(value) for name, value in with_drift(one.numbers).mean().dropna().items()}
         for side, one in {"people": people, "reference": reference, **baselines}.items()
     }
     return result
@@ -174,16 +175,26 @@ def measure_people(run, cache, parts, split, threshold, seed):
     reference, _ = sides["crops"]
     if min(len(one.person) for one in sides["crops"]) < 2:
         return None, "fewer than two people on either side have a slice at every position"
-    drawn = drawn_stacks(run, cache, reference.label, seed)
-    people, result = measured(drawn, "sampled people"), {"people": len(reference.person), "slices": run.num_positions}
+    own_rows = np.arange(len(reference.person))  # of people who are drawn for those of the split
+    more = choose_labels(run, max(DRAWN - len(own_rows), 0), None, seed)
+    drawn = drawn_stacks(run, cache, np.concatenate([reference.label, more]), seed)
+    everyone = measured(drawn, "sampled people")
+    people, result = everyone.take(own_rows), {"people": len(own_rows), "slices": run.num_positions}
     for name, kind in (("against_real", "crops"), ("against_reconstructions", "reconstructions")):
         unseen, training = sides[kind]
         own, others = measured(unseen, "unseen people"), measured(training, "training people")
         mixed = measured(mixed_stacks(unseen, training, seed), "independent slices")
         result[name] = judge_people(people, own, join(own, others), {"independent": mixed}, seed)
+        if name == "against_real":
+            result["usefulness"] = by_source(others, everyone, own, known_features)
     search = CopySearch(parts["train"].searched_set(parts["train"].reconstructions))
-    result["copies"] = measure_stack_copies(search, drawn, *sides["reconstructions"], threshold, seed)
+    result["copies"] = measure_stack_copies(search, drawn.take(own_rows), *sides["reconstructions"], threshold, seed)
     return result, None
+
+
+def known_features(people):
+    """The numbers of MeasuredStacks as (P, numbers) float; those not known are as in the mean."""
+    return people.numbers.fillna(people.numbers.mean()).fillna(0).to_numpy()
 
 
 def real_stacks(parts, split, kind, num_positions):

@@ -239,7 +239,7 @@ def test_number_tables_have_every_number_with_both_bands(tmp_path, pictures):
         cells = found[1].split("</tr>")[0].removesuffix("</td>").removeprefix("<td>").split("</td><td>")
         value = "2 [1.5, 2.5]" if isinstance(section[name], dict) else "2"
         verdict, p = ("told apart", "0.0001") if key == "kid" else ("consistent", "0.4")
-        assert cells == [value, "0.5 [0, 1]", "1 [-1, 3]", verdict, p, "", "5", "50", ""]
+        assert cells == [value, "0.5 [0, 1]", "1 [-1, 3]", verdict, p, "", "5", "50", "", ""]
 
 
 def test_shareable_report_has_no_participant_and_is_refused_with_copies(tmp_path, pictures):

@@ -30,7 +30,8 @@ from metrics.stacks import (
     similarities,
     stacks_of,
 )
-from metrics.whole_people import MeasuredStacks, judge_people, measure_people, stack_statistics, too_few
+from metrics.usefulness import by_source
+from metrics.whole_people import MeasuredStacks, judge_people, known_features, measure_people, stack_statistics, too_few
 from report.numbers import TOLD_APART
 from sampling.run import Run
 from slices.frame import brain_mask
@@ -171,7 +172,7 @@ def test_real_people_pass_and_independent_slices_fail(population):
     json.dumps(result, allow_nan=False)
     assert result["told_apart"] == []
     assert {"ssim_1_effect", "overlap_1_effect", "two_sample_auc"} <= set(result["told_apart_independent"])
-    assert result["ssim_1_effect_independent"] < result["ssim_1_effect_null"]["other_people"][1]
+    assert result["ssim_1_effect_independent"] < result["ssim_1_effect_null"]["low"]
     assert result["means"]["people"]["ssim_1"] == pytest.approx(people.numbers["ssim_1"].mean())
     assert {"people", "reference", "independent"} == set(result["means"]) and result["tests"] > 20
 
@@ -202,6 +203,17 @@ def test_too_few_people_have_no_null_and_it_is_said_why(population):
     assert result["ssim_1_effect_verdict"] != TOLD_APART and result["tests"] == 0
 
 
+def test_people_teach_what_their_labels_differ_in(population):
+    numbers = measured(population)
+    numbers.numbers["ventricle_volume"] += np.where(numbers.label == 2, 0.5, 0)
+    numbers.numbers.iloc[0, 0] = np.nan
+    real, drawn, unseen = (numbers.take(np.arange(first, 32, 3)) for first in range(3))
+    found = by_source(real, drawn, unseen, known_features)
+    assert found["auc_samples"]["value"] > 0.8 and found["auc_real"]["value"] > 0.8
+    swapped = MeasuredStacks(drawn.numbers, 3 - drawn.label, drawn.position, drawn.person)
+    assert by_source(real, swapped, unseen, known_features)["auc_samples"]["value"] < 0.2
+
+
 # ---- copies of a whole person -------------------------------------------------------------------
 
 
@@ -227,13 +239,15 @@ def test_a_copy_of_a_training_person_is_found_and_others_are_not(population):
 # ---- of a run ---------------------------------------------------------------------------------
 
 
-def test_the_section_of_a_run(finished_run, tmp_path):
+def test_the_section_of_a_run(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics.whole_people, "DRAWN", 3)
     run = Run(finished_run)
     cache = Cache(run, 0, tmp_path)
     parts = load_parts(run, cache, "test")
     result, why = measure_people(run, cache, parts, "test", 0.1, 0)
     assert why is None and (result["people"], result["slices"]) == (2, 4)
-    assert set(result) == {"people", "slices", "against_real", "against_reconstructions", "copies"}
+    assert set(result) == {"people", "slices", "against_real", "against_reconstructions", "usefulness", "copies"}
+    assert result["usefulness"]["auc_samples"] is None  # one unseen person of each label
     assert "too few people" in result["against_real"]["ssim_1_effect_null_why"]
     assert result["copies"]["people"] == 2 and 0.25 <= result["copies"]["one_person_share"] <= 1
     json.dumps(result, allow_nan=False)
