@@ -14,7 +14,7 @@ from utils import Parser, UserError, run_script, save_json, shell
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
 EVALUATION_BATCH = 16
-GRAIN_SLICES = 256  # training slices that it is measured on
+SHARPENING_SLICES = 256  # training slices that it is fitted on
 
 
 def parse_flags(argv):
@@ -156,7 +156,7 @@ def train_stages(team, config, folder, parts):
         if config["stages"][name] == "wanted":
             train_stage(team, config, folder, parts, box)
             if name == "vqvae" and team.chief:
-                measure_grain(folder, parts["train"], box)
+                measure_sharpening(folder, parts["train"], box)
             config["stages"][name] = "finished"
             if team.chief:
                 save_json(folder / "config.json", config)
@@ -237,21 +237,21 @@ def train_vqvae(team, config, folder, parts, box):
     )
 
 
-def measure_grain(folder, train_part, box):
-    """Write down the fine detail that training slices have and their reconstructions lack: grain.json."""
+def measure_sharpening(folder, train_part, box):
+    """Write down how much weaker the detail of reconstructions is than that of training slices: sharpening.json."""
     import numpy as np
 
     from slices.frame import crop, to_bytes
     from training.folder import load_models
-    from training.grain import fit_grain
+    from training.sharpening import fit_sharpening
     from utils import evenly
 
     (vqvae,) = load_models(folder, prior=False)
-    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), GRAIN_SLICES)], box)
+    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), SHARPENING_SLICES)], box)
     starts = range(0, len(originals), EVALUATION_BATCH)
     blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
     reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
-    fit_grain(originals[..., 0], reconstructions).save(folder / "grain.json")
+    fit_sharpening(originals[..., 0], reconstructions).save(folder / "sharpening.json")
 
 
 def judge_vqvae(vqvae, originals, codes, images, subjects):

@@ -103,10 +103,9 @@ def draw_people(run, labels, numbers, seed, attempt=0, **draw):
     start = numbers.start - numbers.start % BLOCK
     slots = slice(numbers.start - start, numbers.stop - start)
     codes, bits = draw_block(run, labels[start : start + BLOCK], start, seed, attempt, **draw)
-    places = [[(i, position) for position in range(codes.shape[1])] for i in numbers]
-    images = [run.decode_drawn(person, seed, place) for person, place in zip(codes[slots], places, strict=True)]
+    images = np.stack([run.decode_drawn(person) for person in codes[slots]])  # (P, S, H, W)
     rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) for i in numbers]
-    return People(np.stack(images), codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
+    return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
 
 
 def draw_block(run, labels, start, seed, attempt=0, **draw):

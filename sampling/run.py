@@ -14,9 +14,9 @@ from slices.images import load_blocks, load_images
 from slices.index import read_slices
 from slices.memory import check_cache
 from training.folder import find_beside, load_models, open_run, white_of
-from training.grain import load_grain
+from training.sharpening import load_sharpening
 from training.workers import start_tensorflow
-from utils import UserError, block_starts, progress, random_generator
+from utils import UserError, block_starts, progress
 
 WORTH_TRACING = 8  # blocks: for fewer, a graph is not made
 
@@ -51,7 +51,7 @@ class Run:
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
-        grain: whether what is drawn has the fine detail that codes do not hold, as noise.
+        sharpen: whether what is drawn is given the strength of detail that slices have.
 
     Attributes:
         folder: Path.
@@ -68,7 +68,7 @@ class Run:
         UserError: there is no such run, or its ``stage`` is not finished.
     """
 
-    def __init__(self, name=None, stage="prior", data=None, cache=None, grain=True):
+    def __init__(self, name=None, stage="prior", data=None, cache=None, sharpen=True):
         if isinstance(name, Path):
             name = f"./{name}" if len(name.parts) == 1 else str(name)
         self.folder, self.config = open_run(name, stage)
@@ -79,7 +79,7 @@ class Run:
         self.box = Box(*self.config["crop_box"])
         check_cache(cache)
         self.cache = cache
-        self.grain = load_grain(self.folder / "grain.json") if grain else None
+        self.sharpening = load_sharpening(self.folder / "sharpening.json") if sharpen else None
 
     @cached_property
     def slices(self):
@@ -157,22 +157,13 @@ class Run:
         """Codes (N, h, w) int -> images (N, H, W) uint8 in the full frame."""
         return paste(self.decode_crops(codes)[..., None], self.box, self.frame)[..., 0]
 
-    def decode_drawn(self, codes, seed, numbers):
-        """Codes (N, h, w) int that were drawn -> images (N, H, W) uint8 in the full frame, with the run's grain.
+    def decode_drawn(self, codes):
+        """Codes (N, h, w) int that were drawn -> images (N, H, W) uint8 in the full frame, sharpened."""
+        return paste(self.sharpened(self.decode_crops(codes, "samples"))[..., None], self.box, self.frame)[..., 0]
 
-        Args:
-            seed: of the draw.
-            numbers: of the images, N ints or tuples of ints; the grain depends on the seed and the number alone.
-        """
-        crops = self.decode_crops(codes, "samples")
-        return paste(self.with_grain(crops, seed, numbers)[..., None], self.box, self.frame)[..., 0]
-
-    def with_grain(self, images, seed, numbers):
-        """Images (N, H, W) uint8 with the run's grain, where it has one and it is wanted; see ``decode_drawn``."""
-        if not self.grain:
-            return images
-        places = (number if isinstance(number, tuple) else (number,) for number in numbers)
-        return self.grain.add(images, [random_generator(seed, "grain", *place) for place in places])
+    def sharpened(self, images):
+        """Images (N, H, W) uint8, sharpened where the run knows how and it is wanted (training/sharpening.py)."""
+        return self.sharpening.sharpen(images) if self.sharpening else images
 
     def decode_crops(self, codes, what="codes", block=BLOCK):
         """Codes (N, h, w) int -> images (N, box height, box width) uint8 in the crop box.
@@ -292,7 +283,7 @@ class Run:
         """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
         first, end = shard_of(len(label), *shard)
         for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end, **draw):
-            images = self.decode_drawn(codes, seed, range(start, start + len(codes)))  # (BLOCK, H, W)
+            images = self.decode_drawn(codes)  # (BLOCK, H, W)
             numbers = range(max(first, start), min(end, start + BLOCK))
             slots = slice(numbers.start - start, numbers.stop - start)
             rows = [

@@ -1,0 +1,69 @@
+"""Sharpening: gives every frequency of a decoded image the strength that it has in slices.
+
+A decoder draws the mean of what a slice may look like, given its codes, and a mean is smooth. Its edges are in the right
+places, so their strength can be given back by a filter; noise of the missing strength looks like noise on a blur.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils import load_json, save_json
+
+RINGS = 24  # of frequencies from 0 to half a cycle a pixel
+BLACK = 5  # grey levels: what is no lighter is outside the brain, and stays as it is
+LARGEST_GAIN = 4.0  # over it there is nothing worth amplifying
+
+
+@dataclass
+class Sharpening:
+    """A filter of rings of frequencies.
+
+    Attributes:
+        gain: (RINGS,) float, what the amplitudes of each ring are multiplied by.
+    """
+
+    gain: np.ndarray
+
+    def sharpen(self, images):
+        """Images (N, H, W) uint8 -> the same, sharper."""
+        return np.stack([self.sharpen_one(image) for image in images])
+
+    def sharpen_one(self, image):
+        """One image (H, W) uint8."""
+        gains = np.interp(frequencies(image.shape) * 2 * RINGS - 0.5, np.arange(RINGS), self.gain)
+        sharp = np.fft.irfft2(np.fft.rfft2(image) * gains, image.shape)
+        return np.where(image > BLACK, np.clip(np.rint(sharp), 0, 255), image).astype(np.uint8)
+
+    def save(self, path):
+        """Write the gains as JSON."""
+        save_json(path, {"gain": self.gain.tolist()})
+
+
+def load_sharpening(path):
+    """The Sharpening in a JSON file, or None where there is no such file."""
+    return Sharpening(np.array(load_json(path)["gain"])) if path.is_file() else None
+
+
+def fit_sharpening(originals, reconstructions):
+    """The Sharpening that gives reconstructions the mean power spectrum of the slices they are of.
+
+    Args:
+        originals, reconstructions: (N, H, W) uint8.
+    """
+    wanted, found = (
+        np.sum([ring_powers(image) for image in images], axis=0) for images in (originals, reconstructions)
+    )
+    return Sharpening(np.clip(np.sqrt(wanted / np.maximum(found, 1e-9)), 1.0, LARGEST_GAIN))
+
+
+def frequencies(shape):
+    """The frequency of every term of ``rfft2``, in cycles a pixel."""
+    return np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+
+
+def ring_powers(image):
+    """The mean power of an image (H, W) in RINGS rings of frequencies."""
+    rings = np.minimum((frequencies(image.shape) * 2 * RINGS).astype(int), RINGS - 1)
+    power = np.abs(np.fft.rfft2(image)) ** 2
+    return np.bincount(rings.ravel(), power.ravel(), RINGS) / np.maximum(np.bincount(rings.ravel(), minlength=RINGS), 1)
