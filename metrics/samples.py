@@ -76,6 +76,11 @@ class Sets:
     codes: SearchCodes = None
     pictures: ImageSet = None
 
+    @property
+    def shown(self):
+        """The samples as a reader sees them."""
+        return self.pictures or self.samples
+
 
 def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=1000, quick=False, **sampling):
     """The Sets of a run.
@@ -161,7 +166,7 @@ def repeat_conditions(reference, images):
 
 def spectra_of(sets):
     """The mean spectra of slices, of their reconstructions where there are any, and of samples."""
-    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.pictures or sets.samples}
+    shown = {"slices": sets.originals, "reconstructions": sets.reference, "samples": sets.shown}
     if sets.reference is sets.originals:
         del shown["reconstructions"]
     return {name: mean_spectrum(images.images) for name, images in shown.items()}
@@ -201,10 +206,10 @@ def measure_samples(sets, seed, notes, other_people=True):
             result |= {name: None, f"{name}_why": "these images have no codes, and so no reconstructions"}
             continue
         pooled = join(described[pool], described[reference]) if draws else None
-        shown = "pictures" if name == "against_real" and "pictures" in described else "samples"
+        judged = "pictures" if name == "against_real" and "pictures" in described else "samples"
         result[name] = measure_against(
             name,
-            described | {"samples": described[shown]},
+            described | {"samples": described[judged]},
             list(sets.generators),
             described[reference],
             pooled,

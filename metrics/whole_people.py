@@ -15,6 +15,7 @@ from metrics.people import for_nulls, for_sets, group_people
 from metrics.reasons import put
 from metrics.stack_copies import measure_stack_copies
 from metrics.stacks import PROFILES, Stacks, independent_stacks, measure_stacks, stacks_of
+from metrics.told_bits import told_bits
 from metrics.usefulness import by_source
 from metrics.verdicts import judge
 from report.numbers import TOLD_APART
@@ -188,6 +189,7 @@ def measure_people(run, cache, parts, split, threshold, seed):
         if name == "against_real":
             result["usefulness"] = by_source(others, everyone, own, known_features)
     search = CopySearch(parts["train"].searched_set(parts["train"].reconstructions))
+    result["bits_per_code"] = told_bits(run, cache, parts[split], split)
     result["copies"] = measure_stack_copies(search, drawn.take(own_rows), *sides["reconstructions"], threshold, seed)
     return result, None
 

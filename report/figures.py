@@ -126,7 +126,7 @@ def reconstruction_figure(path, sets, columns=8):
 
 def sample_figure(path, sets, columns=8, rows_per_label=2):
     """Samples of each label at evenly spaced positions."""
-    everyone = sets.all_samples
+    everyone = sets.shown
     positions = evenly(np.unique(everyone.position), columns)
     images, names = [], []
     for label in np.unique(everyone.label)[:6]:
@@ -151,7 +151,7 @@ def side_by_side_figure(path, sets, columns=8, most_labels=3, rows_per_label=2):
 
     Returns what ``draw_figures`` does of it.
     """
-    samples, real = sets.all_samples, sets.originals
+    samples, real = sets.shown, sets.originals
     labels = np.unique(real.label)[:most_labels]
     positions = evenly(np.unique(real.position), columns)
     blank = np.zeros_like(real.images[0])

@@ -311,21 +311,22 @@ def encode_crops(vqvae, crops, count):
     return np.concatenate([np.asarray(encode(block)) for block in blocks])
 
 
-def prior_bits(prior, codes, columns, block=BLOCK):
+def prior_bits(prior, codes, columns, block=BLOCK, context=None):
     """-log2 p of every code given those before it, with label and position given: (N, h, w) float.
 
     Args:
         codes: (N, h, w) int.
         columns: dict of label and position, (N,) int ids, 0 for none.
         block: grids per call: floating-point sums differ with the shape of the batch.
+        context: the other slices that the prior is told, (N, n, h, w) and (N, n) int; None for none.
     """
     log_likelihood = traced(prior.log_likelihood)
-    blocks = [
-        log_likelihood(
-            codes[start : start + block], *(columns[name][start : start + block] for name in ("label", "position"))
-        )
-        for start in block_starts(len(codes), "likelihood", block)
-    ]
+
+    def block_bits(rows):
+        told = context and tuple(x[rows] for x in context)
+        return log_likelihood(codes[rows], columns["label"][rows], columns["position"][rows], context=told)
+
+    blocks = [block_bits(slice(start, start + block)) for start in block_starts(len(codes), "likelihood", block)]
     return -np.concatenate(blocks) / np.log(2)
 
 

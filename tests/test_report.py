@@ -26,7 +26,13 @@ def pictures():
     """Images for the figures of a folder: there are no codes."""
     real, samples = brains(4), brains(4, seed=1)
     sets = SimpleNamespace(
-        originals=real, reference=real, samples=samples, all_samples=samples, search=real, labels=["AD", "NC"]
+        originals=real,
+        reference=real,
+        samples=samples,
+        all_samples=samples,
+        shown=samples,
+        search=real,
+        labels=["AD", "NC"],
     )
     return {"sets": sets, "neighbours": [(0, 1, 0.5)], "spectra": spectra_of(sets)}
 
@@ -280,7 +286,7 @@ def test_samples_stand_above_real_slices_the_first_of_each_label_and_position(tm
     rows = (255 * images[..., 0]).round().reshape(-1, columns, *sets.originals.images.shape[1:])
     assert columns == 4 and names == ["samples\nAD", "", "real\nAD", "", "samples\nNC", "", "real\nNC", ""]
     for row, (side, label, repeat) in enumerate(
-        (side, label, repeat) for label in (1, 2) for side in (sets.all_samples, sets.originals) for repeat in (0, 1)
+        (side, label, repeat) for label in (1, 2) for side in (sets.shown, sets.originals) for repeat in (0, 1)
     ):
         for position in range(4):
             expected = [
@@ -366,7 +372,7 @@ def test_figures_are_written_and_only_some_show_participants(tmp_path, pictures)
 
 def test_spectra_leave_out_reconstructions_where_there_are_none():
     real, samples = brains(3), brains(3, seed=1)
-    sets = SimpleNamespace(originals=real, reference=real, samples=samples)
+    sets = SimpleNamespace(originals=real, reference=real, shown=samples)
     spectra = spectra_of(sets)
     assert list(spectra) == ["slices", "samples"]
     frequencies, power = spectra["slices"]

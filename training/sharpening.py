@@ -1,7 +1,7 @@
 """Sharpening: gives every frequency of a decoded image the strength that it has in slices.
 
-A decoder draws the mean of what a slice may look like, given its codes, and a mean is smooth. Its edges are in the right
-places, so their strength can be given back by a filter; noise of the missing strength looks like noise on a blur.
+A decoder draws the mean of what a slice may look like, given its codes, and a mean is smooth. Its edges are where they
+should be, so their strength can be given back by a filter; noise of the missing strength looks like noise on a blur.
 """
 
 from dataclasses import dataclass
@@ -51,9 +51,7 @@ def fit_sharpening(originals, reconstructions):
     Args:
         originals, reconstructions: (N, H, W) uint8.
     """
-    wanted, found = (
-        np.sum([ring_powers(image) for image in images], axis=0) for images in (originals, reconstructions)
-    )
+    wanted, found = (sum(map(ring_powers, images)) for images in (originals, reconstructions))
     return Sharpening(np.clip(np.sqrt(wanted / np.maximum(found, 1e-9)), 1.0, LARGEST_GAIN))
 
 
