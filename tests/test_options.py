@@ -90,13 +90,17 @@ def test_help_tells_what_an_option_is_in_each_preset(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "codes in the codebook (default 1024; smoke 32, demo 128, large 2048, paper 512)" in said
+    assert "codes in the codebook (default 64; smoke 32, large 128, paper 512)" in said
     for name in names_of(hidden=False):
         assert flag_of(name) in said
 
 
 def test_a_config_of_an_older_run_gets_what_it_lacks():
-    assert with_defaults({"num_codes": 7}) == preset_values("default") | {"num_codes": 7}
+    assert with_defaults({"num_codes": 7}) == preset_values("default") | {
+        "prior_patch": 1,
+        "prior_contexts": 0,
+        "num_codes": 7,
+    }
 
 
 def test_the_table_in_the_docs_is_that_of_the_options():

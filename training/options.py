@@ -31,6 +31,7 @@ def option(
     needed=False,
     of_vqvae=False,
     resumable=False,
+    older=None,
     **presets,
 ):
     """A field of ``Options``.
@@ -45,6 +46,7 @@ def option(
         needed: whether a config.json without it is refused; older ones may lack the others.
         of_vqvae: whether it belongs to the VQ-VAE and its data, and so is fixed once that is trained.
         resumable: whether it may be changed when a run is resumed.
+        older: its value in runs of before there was the option, where it is not that of the preset default.
         presets: its values in other presets.
     """
     return field(
@@ -61,6 +63,7 @@ def option(
             needed=needed,
             of_vqvae=of_vqvae,
             resumable=resumable,
+            older=older,
             presets=presets,
         ),
     )
@@ -149,11 +152,9 @@ class Options:
         resumable=True,
     )
 
-    downsample: int = option(
-        8, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True, paper=4
-    )
+    downsample: int = option(4, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True)
     num_codes: int = option(
-        1024,
+        64,
         "codes in the codebook",
         VQVAE,
         within=(2, 32767),
@@ -161,8 +162,7 @@ class Options:
         needed=True,
         of_vqvae=True,
         smoke=32,
-        demo=128,
-        large=2048,
+        large=128,
         paper=512,
     )
     code_dim: int = option(
@@ -183,15 +183,13 @@ class Options:
         paper="squared",
     )
     detail_weight: float = option(
-        4.0,
-        "of the strength of the finest detail in the pyramid error, which alone has it: more makes crisper folds, "
-        "and grain where the training is short",
+        0.0,
+        "of the strength of the finest detail in the pyramid error, which alone has it: for coarse grids of codes, "
+        "where it makes crisper folds; what is drawn is sharpened without it",
         VQVAE,
         within=(0, 1000),
         metavar="WEIGHT",
         of_vqvae=True,
-        smoke=1.0,
-        demo=1.0,
     )
     vqvae_width: int = option(
         64,
@@ -238,14 +236,21 @@ class Options:
         paper=384,
     )
     prior_patch: int = option(
-        1,
+        2,
         "codes along each side of the cells that it goes over; those of a cell are drawn by its head, one by one",
         PRIOR,
         choices=(1, 2, 4),
         of_vqvae=True,
+        older=1,
+        paper=1,
     )
     prior_contexts: int = option(
-        0, "other slices of the same scan that it is told: 1 the one below, 2 the lowest too", PRIOR, choices=(0, 1, 2)
+        2,
+        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too",
+        PRIOR,
+        choices=(0, 1, 2),
+        older=0,
+        paper=0,
     )
     prior_dropout: float = option(
         0.2,
@@ -305,7 +310,8 @@ def preset_values(preset):
 
 def with_defaults(config):
     """A config with the options that older runs lack, as the preset default has them."""
-    return preset_values("default") | config
+    older = {name: each.metadata["older"] for name, each in OPTIONS.items() if each.metadata["older"] is not None}
+    return preset_values("default") | older | config
 
 
 def names_of(**what):

@@ -95,7 +95,11 @@ def copied_config(source, stage, preset, options):
         raise UserError(f"the run {folder} already has a prior: start a new one with --vqvae {source}")
     config = with_defaults(config)
     if preset:
-        of_prior = {name: value for name, value in preset_values(preset).items() if name.startswith("prior_")}
+        of_prior = {
+            name: value
+            for name, value in preset_values(preset).items()
+            if name.startswith("prior_") and name not in names_of(of_vqvae=True)
+        }
         config |= {**of_prior, "preset": preset}
     config |= {"cache": None, **options, "source": str(folder)}
     check_data(folder, config)
