@@ -84,10 +84,10 @@ def drop_condition(prior, condition, seed):
 
 def unsure_context(prior, codes, gaps, seed):
     """Other slices' codes (B, N, h, w) and gaps (B, N) -> the same, sometimes hidden, and some of the codes wrong."""
-    next_seeds = [seed + ops.array([0, i], dtype="int32") for i in range(3)]
-    told = own_uniforms((tf.shape(codes)[0],), next_seeds[0]) >= NOTHING_TOLD  # (B,)
-    right = own_uniforms(tf.shape(codes), next_seeds[1]) >= WRONGLY_TOLD
-    random = ops.cast(own_uniforms(tf.shape(codes), next_seeds[2]) * prior.num_codes, "int32")
+    batch, seeds = tf.shape(codes)[0], [seed + ops.array([0, i], dtype="int32") for i in range(3)]
+    told = own_uniforms((batch,), seeds[0]) >= NOTHING_TOLD  # (B,)
+    right = own_uniforms((batch, *codes.shape[1:]), seeds[1]) >= WRONGLY_TOLD
+    random = ops.cast(own_uniforms((batch, *codes.shape[1:]), seeds[2]) * prior.num_codes, "int32")
     there = told[:, None] & (codes[:, :, 0, 0] >= 0)  # (B, N)
     codes = ops.where(there[:, :, None, None], ops.where(right, codes, random), -1)
     return codes, ops.where(there, gaps, 0)
