@@ -12,7 +12,7 @@ PRESETS = {
     "smoke": "a minute, to see that everything works; its pictures are blobs",
     "demo": "the simulated demo cohort in about ten minutes on two cores",
     "default": "real slices in about an hour on two cores",
-    "large": "the default with a GPU's width, codes and time; not tried",
+    "large": "wider nets, for about an hour of one GPU by arithmetic; not tried",
     "paper": "as published: van den Oord et al. 2017, §4.1, and 2016, §3.3, with our layers and schedule; not tried",
 }
 
@@ -216,7 +216,7 @@ class Options:
         of_vqvae=True,
         smoke=40,
         demo=1100,
-        large=60000,
+        large=20000,
         paper=250000,
     )
 
@@ -271,7 +271,7 @@ class Options:
         needed=True,
         smoke=40,
         demo=2000,
-        large=100000,
+        large=20000,
         paper=200000,
     )
 
