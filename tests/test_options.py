@@ -90,7 +90,7 @@ def test_help_tells_what_an_option_is_in_each_preset(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "codes in the codebook (default 64; smoke 32, large 128, paper 512)" in said
+    assert "codes in the codebook (default 64; smoke 32, demo 128, large 128, paper 512)" in said
     for name in names_of(hidden=False):
         assert flag_of(name) in said
 

@@ -152,7 +152,9 @@ class Options:
         resumable=True,
     )
 
-    downsample: int = option(4, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True)
+    downsample: int = option(
+        4, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True, demo=8
+    )
     num_codes: int = option(
         64,
         "codes in the codebook",
@@ -162,6 +164,7 @@ class Options:
         needed=True,
         of_vqvae=True,
         smoke=32,
+        demo=128,
         large=128,
         paper=512,
     )
@@ -190,6 +193,7 @@ class Options:
         within=(0, 1000),
         metavar="WEIGHT",
         of_vqvae=True,
+        demo=1.0,
     )
     vqvae_width: int = option(
         64,
@@ -242,6 +246,7 @@ class Options:
         choices=(1, 2, 4),
         of_vqvae=True,
         older=1,
+        demo=1,
         paper=1,
     )
     prior_contexts: int = option(
