@@ -158,6 +158,7 @@ def test_the_export_equals_the_run_in_a_process_without_this_code(run, elsewhere
     decoded = paste(np.asarray(run.vqvae.decode(taken["codes"])), run.box, run.frame)
     assert np.allclose(taken["decoded"], decoded, atol=1e-5)
     assert np.array_equal(to_bytes(taken["images"]), elsewhere.samples.images)
+    assert not np.array_equal(taken["images"], taken["decoded"])  # what is drawn is sharpened
     assert np.allclose(taken["log_likelihood_bits"], elsewhere.samples.table["log_likelihood_bits"], atol=1e-3)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from slices.frame import to_bytes
 from training.sharpening import RINGS, Sharpening, fit_sharpening, load_sharpening, ring_powers
 
 
@@ -29,6 +30,14 @@ def test_a_gain_of_one_changes_nothing_and_black_stays_black(slices):
     assert np.array_equal(Sharpening(np.ones(RINGS)).sharpen(sharp), sharp)
     cut = np.where(np.arange(48) < 24, sharp, 3).astype(np.uint8)
     assert (Sharpening(np.linspace(1, 4, RINGS)).sharpen(cut)[..., 24:] == 3).all()
+
+
+def test_a_tensor_is_sharpened_to_the_bytes_of_arrays(slices):
+    _, blurred = slices
+    sharpening, dark = Sharpening(np.linspace(1, 4, RINGS)), blurred // np.arange(1, 41, dtype=np.uint8)[:, None]
+    for images in (dark, dark[:, :, :31]):  # odd widths, too
+        tensor = sharpening.sharpen_tensor((images[..., None] / 255).astype(np.float32))
+        assert tensor.dtype == "float32" and np.array_equal(to_bytes(tensor.numpy()), sharpening.sharpen(images))
 
 
 def test_saved_equals_loaded(slices, tmp_path):

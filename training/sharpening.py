@@ -31,9 +31,22 @@ class Sharpening:
 
     def sharpen_one(self, image):
         """One image (H, W) uint8."""
-        gains = np.interp(frequencies(image.shape) * 2 * RINGS - 0.5, np.arange(RINGS), self.gain)
-        sharp = np.fft.irfft2(np.fft.rfft2(image) * gains, image.shape)
+        sharp = np.fft.irfft2(np.fft.rfft2(image) * self.gains(image.shape), image.shape)
         return np.where(image > BLACK, np.clip(np.rint(sharp), 0, 255), image).astype(np.uint8)
+
+    def sharpen_tensor(self, images):
+        """A tensor (N, H, W, 1) in [0, 1] -> float32 that as bytes is what ``sharpen`` makes of its bytes."""
+        import tensorflow as tf
+
+        image = tf.cast(tf.round(255 * tf.clip_by_value(images[..., 0], 0, 1)), tf.float64)
+        gains = tf.constant(self.gains(image.shape[1:]), tf.complex128)
+        sharp = tf.signal.irfft2d(tf.signal.rfft2d(image) * gains, image.shape[1:])
+        sharp = tf.where(image > BLACK, tf.clip_by_value(tf.round(sharp), 0, 255), image)
+        return tf.cast(sharp[..., None] / 255, tf.float32)
+
+    def gains(self, shape):
+        """What every term of ``rfft2`` of an image of that shape is multiplied by."""
+        return np.interp(frequencies(shape) * 2 * RINGS - 0.5, np.arange(RINGS), self.gain)
 
     def save(self, path):
         """Write the gains as JSON."""
