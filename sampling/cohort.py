@@ -65,6 +65,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
         "seed": seed,
         **PLAIN,
         **draw,
+        "no_sharpen": run.sharpening is None,
         "reject_copies": reject_copies,
     }
     begin(out, settings)

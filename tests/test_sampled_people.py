@@ -93,6 +93,8 @@ def test_it_goes_on_after_a_stop_with_what_is_missing(whole, run, tmp_path, monk
 
 def test_other_things_are_left_alone(whole, run, tmp_path):
     with pytest.raises(UserError, match="holds a finished data set and is left alone"):
+    with pytest.raises(UserError, match=r"begun with other flags or weights \(--no-sharpen False\)"):
+        write_cohort(Run(run.folder, sharpen=False), out, PEOPLE, seed=2)
         write_cohort(run, whole, PEOPLE, seed=2)
     (tmp_path / "mine.txt").write_text("keep me")
     for out in (tmp_path, tmp_path / "mine.txt"):
