@@ -171,7 +171,8 @@ def draw_accepted(numbers, run, labels, seed, draw, is_copy=None):
     alone, and on whom the run was trained on.
 
     Args:
-        is_copy: function of images (N, H, W) uint8 to (N,) bool, or None where nobody is rejected.
+        is_copy: function of images (N, H, W) uint8 to (N,) bool, or None where nobody is rejected. It is given images
+            that are not sharpened: the audit's threshold is of such.
 
     Raises:
         UserError: somebody was a copy ATTEMPTS times.
@@ -182,7 +183,7 @@ def draw_accepted(numbers, run, labels, seed, draw, is_copy=None):
         if attempt:
             replace_people(people, pending, draw_people(run, labels, numbers, seed, attempt, **draw))
         if len(pending):
-            pending = pending[is_copy_of(people.images[pending], is_copy)]
+            pending = pending[is_copy_of(run, people.codes[pending], is_copy)]
         if not len(pending):
             return people, rejected.tolist()
         rejected[pending] += 1
@@ -200,9 +201,10 @@ def replace_people(people, places, others):
         people.rows[place] = others.rows[place]
 
 
-def is_copy_of(stacks, is_copy):
-    """(P,) bool: whether any slice of each stack (P, S, H, W) uint8 is a copy."""
-    return is_copy(stacks.reshape(-1, *stacks.shape[2:])).reshape(stacks.shape[:2]).any(axis=1)
+def is_copy_of(run, stacks, is_copy):
+    """(P,) bool: whether any slice of each stack of codes (P, S, h, w) is decoded to a copy."""
+    images = np.concatenate([run.decode(codes) for codes in stacks])  # (P S, H, W)
+    return is_copy(images).reshape(stacks.shape[:2]).any(axis=1)
 
 
 def copy_finder(run):

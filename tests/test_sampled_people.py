@@ -108,16 +108,17 @@ def test_other_things_are_left_alone(whole, run, tmp_path):
 
 def test_whoever_has_a_copied_slice_is_drawn_anew(run):
     labels = np.ones(3, np.int32)
-    first = run.sample_people(3, "AD").images
-    copied = first[1, 2]  # a slice of person 1
+    people = run.sample_people(3, "AD")
+    first, copied = people.images, run.decode(people.codes[1])[2]  # a slice of person 1, as the audit sees it
 
     def is_copy(images):
         return (images == copied).all(axis=(1, 2))
 
     people, rejected = draw_accepted(range(3), run, labels, 0, {}, is_copy)
     assert rejected == [0, 1, 0]
-    assert np.array_equal(people.images[[0, 2]], first[[0, 2]]) and not is_copy(people.images[1]).any()
-    assert np.array_equal(run.decode(people.codes[1]), people.images[1])
+    assert np.array_equal(people.images[[0, 2]], first[[0, 2]]) and not is_copy(run.decode(people.codes[1])).any()
+    assert np.array_equal(run.decode_drawn(people.codes[1]), people.images[1])
+    assert not np.array_equal(people.images[1], first[1])
     assert float(people.rows[1]["log_likelihood_bits"]) == pytest.approx(people.bits[1].sum(), abs=1e-3)
     alone, _ = draw_accepted(range(1, 2), run, labels, 0, {}, is_copy)
     assert np.array_equal(alone.images[0], people.images[1])
