@@ -38,13 +38,15 @@ def gallery(run, seed=0, out=None, **draw):
     out = output_folder(out, run, "gallery-{time}")
     with new_folder(out) as unfinished:
         names, positions, conditions = poster_conditions(run)
-        samples = np.concatenate([block.images for block in run.draw(*conditions, seed, **draw)])[..., None]
+        blocks = list(run.draw(*conditions, seed, **draw))
+        samples = np.concatenate([block.images for block in blocks])[..., None]
+        drawn = np.concatenate([block.codes for block in blocks])  # a sharpened image would be encoded to others
         columns = dict(zip(("label", "position"), conditions, strict=True))
         if given is None:
-            originals = samples[:COMPLETED]
+            originals, known = samples[:COMPLETED], drawn[:COMPLETED]
         else:
-            columns = condition_ids(given, run.labels)
-        codes = run.encode(np.concatenate([samples, originals]))
+            columns, known = condition_ids(given, run.labels), run.encode(originals)
+        codes = np.concatenate([drawn, known])
         everything = crop(np.concatenate([samples, originals]), run.box)  # (N, h, w, 1) uint8
         write_gallery(
             unfinished / "gallery.png",
@@ -55,7 +57,7 @@ def gallery(run, seed=0, out=None, **draw):
                 "rows": names,
                 "positions": positions,
                 "originals": everything[len(samples) :],
-                "completions": complete_upper_halves(run, run.encode(originals), columns, seed, draw),
+                "completions": complete_upper_halves(run, known, columns, seed, draw),
                 "completed": "samples" if given is None else "validation slices",
                 "uses": np.bincount(codes.ravel(), minlength=run.config["num_codes"]),
                 "patches": code_patches(codes, everything / 255, run.config["num_codes"]),
