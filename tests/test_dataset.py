@@ -78,6 +78,19 @@ def test_a_training_batch_is_its_rows_augmented_by_its_parameters(tf, feed):
         assert np.allclose(batch["image"], expected, atol=1e-6) and np.array_equal(batch["label"], rows % 2)
 
 
+def test_other_slices_get_the_very_augmentation_of_the_slice(tf, feed):
+    own, turned = np.arange(7), np.roll(np.arange(7), 3)
+    batches = take(feed(others=np.stack([own, turned], axis=1)), 4)
+    assert any(batch["augmentation"].any() for batch in batches)
+    for batch, plain in zip(batches, take(feed(), 4), strict=True):
+        assert batch["others"].shape == (3, 2, 9, 8, 1) and plain["others"].shape == (3, 0, 9, 8, 1)
+        assert np.array_equal(batch["image"], plain["image"])
+        assert np.array_equal(batch["others"][:, 0], batch["image"])
+        rows = turned[batch["position"]]
+        expected = augment(random_images()[rows], tf.constant(batch["augmentation"]), Box(-1, 1, 9, 8))
+        assert np.allclose(batch["others"][:, 1], expected, atol=1e-6)
+
+
 def test_a_batch_larger_than_the_data_goes_on_into_the_next_epoch(tf):
     batches = dataset.training_batches(random_images(2), {"row": np.arange(2)}, 6, SEED, Box(0, 0, 4, 4))
     assert np.bincount(take(batches, 1)[0]["row"]).tolist() == [3, 3]

@@ -14,7 +14,16 @@ from training.codebook import update_codebook
 from training.folder import save_model
 from training.losses import RECONSTRUCTION_ERRORS, SLICE_VARIANCE, losses_of, pyramid_error, squared_error, total_loss
 from training.optimisation import WeightAverage, optimizer
-from training.steps import apply_gradients, drop_condition, prior_step, vqvae_step
+from training.steps import (
+    NOTHING_TOLD,
+    WRONGLY_TOLD,
+    apply_gradients,
+    drop_condition,
+    prior_step,
+    unsure_context,
+    vqvae_step,
+    with_codes,
+)
 
 
 def test_moving_average_of_used_codes_and_no_move_of_unused_ones():
@@ -176,6 +185,59 @@ def test_conditions_are_dropped_at_their_rate():
     kept = drop_condition(prior, ids(4000), (0, 1)).numpy()
     assert set(kept) == {0, 1} and abs((kept == 0).mean() - 0.25) < 0.03
     assert np.array_equal(kept, drop_condition(prior, ids(4000), (0, 1)))
+
+
+def test_other_slices_that_tell_the_codes_are_learnt():
+    prior = modules.GatedPixelCNN((4, 4), CODES, 2, 1, num_layers=2, width=16, num_contexts=2, patch=2)
+    prior.compile(optimizer=optimizer(1e-2, 200, warmup_steps=5))
+    random, step = np.random.default_rng(0), tf.function(partial(prior_step, prior))
+
+    def batch_of_new_codes():
+        below = random.integers(0, CODES, (16, 1, 4, 4)).astype(np.int32)
+        batch = {
+            "codes": below[:, 0],  # as in the slice below; there is no lowest one
+            "label": ids(16),
+            "position": ids(16),
+            "augmentation": np.zeros((16, 6), np.float32),
+            "other_codes": np.concatenate([below, np.full_like(below, -1)], axis=1),
+            "gaps": np.tile(np.int32([1, 0]), (16, 1)),
+        }
+        return {name: tf.constant(value) for name, value in batch.items()}
+
+    losses = [float(step(batch_of_new_codes())["loss"]) for _ in range(200)]
+    assert np.isfinite(losses).all() and np.mean(losses[-20:]) < 0.7 * losses[0]
+    batch = batch_of_new_codes()
+    conditions = batch["codes"], batch["label"], batch["position"]
+    told, alone = (
+        prior.bits_per_code(*conditions, context).numpy().mean()
+        for context in ((batch["other_codes"], batch["gaps"]), None)
+    )
+    assert told < 1 < 2.5 < alone
+
+
+def test_other_slices_are_hidden_at_their_rate_and_some_of_their_codes_are_wrong():
+    prior = small_prior(num_contexts=2)
+    codes, gaps = np.full((4000, 2, 5, 4), 3, np.int32), np.tile(np.int32([1, 4]), (4000, 1))
+    codes[:1000, 1], gaps[:1000, 1] = -1, 0
+    unsure, told_gaps = (x.numpy() for x in unsure_context(prior, codes, gaps, (0, 1)))
+    hidden = (unsure == -1).all(axis=(2, 3))  # (B, N)
+    assert np.array_equal(hidden, (unsure == -1).any(axis=(2, 3))) and hidden[:1000, 1].all()
+    assert np.array_equal(hidden[1000:, 0], hidden[1000:, 1]) and abs(hidden[:, 0].mean() - NOTHING_TOLD) < 0.03
+    assert np.array_equal(told_gaps, np.where(hidden, 0, gaps))
+    wrong = (unsure[~hidden] != 3).mean()
+    assert abs(wrong - WRONGLY_TOLD * (CODES - 1) / CODES) < 0.005 and unsure.max() < CODES
+
+
+def test_slices_that_are_not_there_have_no_codes():
+    vqvae, images = randomise(small_vqvae()), some_images(6)
+    there = np.array([[True, True], [False, True], [False, False]])
+    batch = {"image": images[:3], "others": images[[[3, 4], [5, 3], [4, 5]]], "there": there, "label": ids(3)}
+    coded, codes = with_codes(vqvae, batch), vqvae.encode(images).numpy()
+    assert np.array_equal(coded["codes"], codes[:3]) and np.array_equal(coded["label"], ids(3))
+    expected = np.where(there[..., None, None], codes[[[3, 4], [5, 3], [4, 5]]], -1)
+    assert np.array_equal(coded["other_codes"], expected)
+    alone = with_codes(vqvae, batch | {"others": batch["others"][:, :0], "there": there[:, :0]})
+    assert "other_codes" not in alone and np.array_equal(alone["codes"], codes[:3])
 
 
 @pytest.mark.slow
