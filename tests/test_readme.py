@@ -65,6 +65,7 @@ RUN = {
     "python train.py --data BRAINS --run brains": SMOKE,
     "python evaluate.py --run brains --split test": FEW,
     "python predict.py --run brains --num-images 32": "",
+    "python predict.py people --run brains --num-people 3": "",
     "python predict.py reconstruct BRAINS/test --run brains": "",
     "python evaluate.py --run demo --split test": FEW,
     "python predict.py --run demo --num-images 32": "",
