@@ -96,13 +96,14 @@ def models_are_loaded_and_traced_once():
 
 @pytest.fixture
 def conditions_matter(finished_run):
-    """The prior of the tiny run has hardly learnt them: here label and position tell it a hundred times as much."""
+    """The tiny run's prior has hardly learnt them: here they tell it a hundred times as much, and logits are larger."""
     from sampling.run import Run
 
     prior = Run(finished_run).prior
-    learnt = [(table, np.array(table)) for table in (prior.label_embedding, prior.position_embedding)]
-    for table, values in learnt:
-        table.assign(100 * values)
+    factors = [(prior.label_embedding, 100), (prior.position_embedding, 100), (prior.logits_kernel, 50)]
+    learnt = [(table, np.array(table)) for table, _ in factors]
+    for table, factor in factors:
+        table.assign(factor * table)
     yield
     for table, values in learnt:
         table.assign(values)

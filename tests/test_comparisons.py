@@ -24,11 +24,13 @@ def test_a_label_gives_what_sampling_gives_under_it(run_predict, plain):
     assert list(pd.read_csv(out / "samples.csv")["label"]) == ["AD"] * 3 + ["NC"] * 3
 
 
-def test_guidance_goes_with_what_varies(conditions_matter, run_predict, plain):
+def test_guidance_goes_with_what_varies(conditions_matter, run_predict):
+    plain = run_predict("--num-images", 2, *CONDITIONS, out="plain")
     guided = run_predict("--num-images", 2, *CONDITIONS, "--guidance", 5, out="guided")
     out = run_predict("vary", "label", "--num-images", 2, *CONDITIONS[2:], "--guidance", 5)
     for i in range(2):
-        assert (out / f"brain_{i:05d}_00.png").read_bytes() == (guided / f"brain_{i:05d}.png").read_bytes() != plain[i]
+        unguided, asked = ((folder / f"brain_{i:05d}.png").read_bytes() for folder in (plain, guided))
+        assert (out / f"brain_{i:05d}_00.png").read_bytes() == asked != unguided
 
 
 def test_positions_are_swept_in_order_and_animated(run_predict, plain):
@@ -40,11 +42,13 @@ def test_positions_are_swept_in_order_and_animated(run_predict, plain):
     assert not list(out.glob("frame*"))
 
 
-def test_the_temperatures_include_plain_sampling(run_predict, plain):
+def test_the_temperatures_include_plain_sampling(conditions_matter, run_predict):
+    plain = run_predict("--num-images", 2, *CONDITIONS, out="plain")
     out = run_predict("vary", "temperature", "--num-images", 2, *CONDITIONS)
     table = pd.read_csv(out / "samples.csv")
     assert sorted(set(table["temperature"])) == list(TEMPERATURES)
-    assert [(out / file).read_bytes() for file in table["file"][table["temperature"] == 1]] == plain[:2]
+    same = [(out / file).read_bytes() for file in table["file"][table["temperature"] == 1]]
+    assert same == [(plain / f"brain_{i:05d}.png").read_bytes() for i in range(2)]
     likeliest, rarest = (
         table[table["temperature"] == value]["log_likelihood_bits"].mean()
         for value in (min(TEMPERATURES), max(TEMPERATURES))

@@ -194,14 +194,19 @@ def test_what_raster_order_cannot_condition_on_is_approximate_and_says_so(run_pr
     assert not np.array_equal(image(out / "completion_00000.png"), image(out / "completion_00001.png"))
 
 
-def test_where_all_is_kept_the_reconstruction_comes_back(run_predict, slice_path, tmp_path):
+def test_where_all_is_kept_the_reconstruction_comes_back(run_predict, finished_run, slice_path, tmp_path):
     Image.new("L", Image.open(slice_path).size, 255).save(tmp_path / "white.png")
-    out = run_predict("complete", slice_path, "--keep", tmp_path / "white.png", "--num-images", 2)
+    words = "complete", slice_path, "--keep", tmp_path / "white.png", "--num-images", 2
+    out, sharp = run_predict(*words, "--no-sharpen"), run_predict(*words, out="sharp")
     (tmp_path / "one").mkdir()
     shutil.copy(slice_path, tmp_path / "one")
     expected = image(run_predict("reconstruct", tmp_path / "one", out="r") / "00000_106_71_reconstruction.png")
     assert np.array_equal(image(out / "completion_00000.png"), expected)
     assert np.array_equal(image(out / "completion_00001.png"), expected)
+    run = Run(finished_run)
+    (expected_sharp,) = run.decode_drawn(run.encode(run.load(slice_path.parent, [slice_path.name]).images))
+    assert np.array_equal(image(sharp / "completion_00001.png"), expected_sharp)
+    assert not np.array_equal(expected_sharp, expected)
 
 
 def test_paste_puts_the_original_back_where_it_is_kept_and_nowhere_else(run_predict, slice_path, tmp_path):
@@ -238,7 +243,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
         (["complete", "slice.png", "--keep", "nowhere.png"], "--keep nowhere.png is neither"),
         (["complete", "slice.png", "--keep", "small.png"], "small.png has 20x10 pixels, but slice.png 48x40"),
         (["complete", "slice.png", "--keep", "black.png"], "black.png keeps nothing: its brightest value is 0 of 255"),
-        (["complete", "slice.png", "--keep", "speck.png"], "keeps no patch of 8x8 pixels"),
+        (["complete", "slice.png", "--keep", "speck.png"], "keeps no patch of 4x4 pixels"),
         (["complete", "text.png", "--keep", "top"], "no readable image"),
         (["complete", "slice.png", "--keep", "left", "--top-k", "3"], "needs Gibbs sweeps, which know no"),
         (["complete", "slice.png", "--keep", "left", "--guidance", "2"], "know no .* or --guidance: leave them out"),

@@ -85,7 +85,7 @@ def test_mistakes_are_found_before_tensorflow_is_loaded(finished_run, slice_path
 def test_it_knows_its_run(run, finished_run):
     assert (run.folder, run.name, run.labels, run.num_positions) == (finished_run, "tiny", ["AD", "NC"], 4)
     assert run.frame == (32, 40) and len(run.slices) == 32 and run.data.is_dir()
-    assert run.code_grid == (run.box.height // 8, run.box.width // 8) == run.prior.grid == run.vqvae.code_grid
+    assert run.code_grid == (run.box.height // 4, run.box.width // 4) == run.prior.grid == run.vqvae.code_grid
 
 
 def test_the_newest_finished_run_or_one_by_its_name_or_path(finished_run, tmp_path, monkeypatch):
@@ -154,7 +154,10 @@ def test_no_guidance_at_all_is_the_model_without_label_and_position(conditions_m
 def test_samples_hold_together(run):
     samples = run.sample(3, label="NC", position=1)
     assert samples.images.shape == (3, *run.frame) and samples.codes.shape == (3, *run.code_grid)
-    assert np.array_equal(run.decode(samples.codes), samples.images)
+    assert np.array_equal(run.decode_drawn(samples.codes), samples.images)
+    plain = Run(run.folder, sharpen=False).sample(3, label="NC", position=1)
+    assert np.array_equal(run.decode(samples.codes), plain.images) and np.array_equal(plain.codes, samples.codes)
+    assert not np.array_equal(plain.images, samples.images)
     bits = run.bits(samples.codes, "NC", 1)
     assert np.allclose(-bits.sum(axis=(1, 2)), samples.bits, atol=1e-3)
     assert set(samples.table["label"]) == {"NC"} and set(samples.table["position"]) == {1}

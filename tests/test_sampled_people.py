@@ -53,12 +53,18 @@ def test_dataset_check_reads_it(whole, tmp_path, capsys):
 
 def test_it_says_what_it_is(whole, run):
     text = (whole / "README.md").read_text()
-    for words in ("Nobody here was scanned", "do not agree with each other", "nobody was rejected"):
+    for words in ("Nobody here was scanned", "each slice was drawn given those below it", "nobody was rejected"):
         assert words in text
+    assert "do not agree" not in text
     table = pd.read_csv(whole / "people.csv").groupby(["split", "label"]).size()
     assert all(f"| {split} | {label} | {count} |" in text for (split, label), count in table.items())
     assert (whole / "MODEL_CARD.md").read_bytes() == (run.folder / "MODEL_CARD.md").read_bytes()
     assert (whole / "contact_sheet.png").is_file()
+
+
+def test_it_says_where_slices_do_not_agree(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling.cohort, "is_told", lambda run: False)
+    assert "do not agree with each other" in (write_cohort(run, tmp_path / "set", 1) / "README.md").read_text()
 
 
 def test_parts_in_any_order_make_the_same_data_set(whole, run, tmp_path, capsys):
@@ -87,14 +93,14 @@ def test_it_goes_on_after_a_stop_with_what_is_missing(whole, run, tmp_path, monk
     monkeypatch.setattr(sampling.cohort, "draw_people", lambda *a, **b: drawn.append(a[2]) or real(*a, **b))
     with pytest.raises(UserError, match=r"begun with other flags or weights \(--seed 2\)"):
         write_cohort(run, out, PEOPLE, seed=3)
+    with pytest.raises(UserError, match=r"begun with other flags or weights \(--no-sharpen False\)"):
+        write_cohort(Run(run.folder, sharpen=False), out, PEOPLE, seed=2)
     write_cohort(run, out, PEOPLE, seed=2)
     assert drawn == [range(4), range(4, 7)] and files(out) == files(whole)
 
 
 def test_other_things_are_left_alone(whole, run, tmp_path):
     with pytest.raises(UserError, match="holds a finished data set and is left alone"):
-    with pytest.raises(UserError, match=r"begun with other flags or weights \(--no-sharpen False\)"):
-        write_cohort(Run(run.folder, sharpen=False), out, PEOPLE, seed=2)
         write_cohort(run, whole, PEOPLE, seed=2)
     (tmp_path / "mine.txt").write_text("keep me")
     for out in (tmp_path, tmp_path / "mine.txt"):

@@ -231,7 +231,9 @@ def test_mosaic_and_what_codes_stand_for():
 def test_the_poster_completes_slices_by_keeping_half_of_the_codes(run):
     h, w = run.code_grid
     codes = np.random.default_rng(0).integers(0, 32, (2, h, w)).astype(np.int32)
-    reader = SimpleNamespace(prior=run.prior, decode_crops=lambda drawn, what: drawn)  # shows the codes themselves
+    reader = SimpleNamespace(  # shows the codes themselves
+        prior=run.prior, decode_crops=lambda drawn, what: drawn, sharpened=lambda images: images
+    )
     columns = {"label": np.array([1, 2], np.int32), "position": np.array([1, 2], np.int32)}
     drawn = complete_upper_halves(reader, codes, columns, 0, {})[..., 0]
     assert drawn.shape == (2, COMPLETIONS, h, w)
@@ -264,7 +266,7 @@ def test_tensorboard_is_given_scalars_images_histograms_and_the_codebook(finishe
     uses = pd.read_csv(folder / "vqvae" / embedding.metadata_path, sep="\t")
     assert list(uses.columns) == ["code", "cells"] and list(uses["code"]) == list(range(32)) and uses["cells"].sum() > 0
     with Image.open(folder / "vqvae" / embedding.sprite.image_path) as sprite:
-        assert sprite.size == (6 * 16, 6 * 16) and list(embedding.sprite.single_image_dim) == [16, 16]
+        assert sprite.size == (6 * 8, 6 * 8) and list(embedding.sprite.single_image_dim) == [8, 8]
 
 
 def test_tensorboard_serves_the_codebook(finished_run):

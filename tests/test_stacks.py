@@ -246,7 +246,9 @@ def test_the_section_of_a_run(finished_run, tmp_path, monkeypatch):
     parts = load_parts(run, cache, "test")
     result, why = measure_people(run, cache, parts, "test", 0.1, 0)
     assert why is None and (result["people"], result["slices"]) == (2, 4)
-    assert set(result) == {"people", "slices", "against_real", "against_reconstructions", "usefulness", "copies"}
+    sections = {"against_real", "against_reconstructions", "usefulness", "bits_per_code", "copies"}
+    assert set(result) == {"people", "slices"} | sections
+    assert set(result["bits_per_code"]) == {"told", "alone", "shuffled", "told_over_alone"}
     assert result["usefulness"]["auc_samples"] is None  # one unseen person of each label
     assert "too few people" in result["against_real"]["ssim_1_effect_null_why"]
     assert result["copies"]["people"] == 2 and 0.25 <= result["copies"]["one_person_share"] <= 1

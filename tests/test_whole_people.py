@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import sampling.people
-from sampling.people import choose_labels, draw_stack, slice_names
-from sampling.run import Run
+import sampling.people_folder
+from sampling.people import choose_labels, draw_stack, slice_names, slices_told
+from sampling.run import Run, prior_bits
 from slices.views import GAP, coronal_views, sagittal_views, square
 from utils import UserError
 
@@ -18,22 +19,31 @@ def run(finished_run):
     return Run(finished_run)
 
 
+def bits_of(run, people, position):
+    """The bits (P,) of the slices of people of the label NC at one position, told those below them."""
+    drawn = [people.codes[:, below] for below in range(position)]
+    ids = {"label": np.full(len(people.codes), 2, np.int32), "position": np.full(len(people.codes), position + 1)}
+    bits = prior_bits(run.prior, people.codes[:, position], ids, context=slices_told(run.prior, drawn))
+    return -bits.sum(axis=(1, 2))
+
+
 def test_people_hold_together(run):
     people = run.sample_people(3, label="NC")
     assert people.images.shape == (3, 4, *run.frame) and people.images.dtype == np.uint8
     assert people.codes.shape == (3, 4, *run.code_grid) and people.bits.shape == (3, 4)
     assert people.label.tolist() == [2, 2, 2] and list(people.table["label"]) == ["NC"] * 3
-    assert np.array_equal(run.decode(people.codes[1]), people.images[1])
+    assert np.array_equal(run.decode_drawn(people.codes[1]), people.images[1])
     assert np.allclose(people.table["log_likelihood_bits"], people.bits.sum(axis=1), atol=1e-4)
-    bits = run.bits(people.codes[:, 2], "NC", 2)
-    assert np.allclose(-bits.sum(axis=(1, 2)), people.bits[:, 2], atol=1e-3)
+    for position in range(4):
+        assert np.allclose(bits_of(run, people, position), people.bits[:, position], atol=1e-3)
+    untold = -run.bits(people.codes[:, 2], "NC", 2).sum(axis=(1, 2))
+    assert not np.allclose(untold, people.bits[:, 2], atol=1e-3)
 
 
 def test_guided_people_are_others_and_their_bits_stay_those_of_the_model(conditions_matter, run):
     plain, guided = (run.sample_people(2, label="NC", guidance=value) for value in (1, 3))
     assert not np.array_equal(plain.codes, guided.codes)
-    bits = run.bits(guided.codes[:, 3], "NC", 3)
-    assert np.allclose(-bits.sum(axis=(1, 2)), guided.bits[:, 3], atol=1e-3)
+    assert np.allclose(bits_of(run, guided, 3), guided.bits[:, 3], atol=1e-3)
 
 
 def test_a_person_is_the_same_among_any_number_of_people(run):
@@ -128,10 +138,13 @@ def test_pictures_are_called_what_readers_of_folders_leave_out(folder):
     assert {f"sampled00001/contact_sheet_{view}.png" for view in ("coronal", "sagittal")} <= names
 
 
-def test_it_is_said_where_slices_do_not_agree(run_predict, capsys):
+def test_it_is_said_where_slices_do_not_agree(run_predict, capsys, monkeypatch):
     out = run_predict("people", "--num-people", 1)
     said = capsys.readouterr()
-    assert "do not agree" in said.err and f"1 people of 4 slices: {out}" in said.out
+    assert "do not agree" not in said.err and f"1 people of 4 slices: {out}" in said.out
+    monkeypatch.setattr(sampling.people_folder, "is_told", lambda run: False)
+    run_predict("people", "--num-people", 1, out="untold")
+    assert "do not agree" in capsys.readouterr().err
     with pytest.raises(UserError, match="already holds something"):
         run_predict("people", "--num-people", 1)
 
