@@ -305,7 +305,8 @@ def time_training(bench, stage, **changes):
 
 def train_on_area(bench, stage, side):
     """The area of a square crop box, and what a training step takes there."""
-    changes = dict(crop_box=[*bench.config["crop_box"][:2], side, side], code_grid=[side // 8, side // 8])
+    cells = side // bench.config["downsample"]
+    changes = dict(crop_box=[*bench.config["crop_box"][:2], side, side], code_grid=[cells, cells])
     return side**2, time_training(bench, stage, **changes)
 
 

@@ -24,7 +24,7 @@ from experiments.timings import PASSES, lasting_rate, own_times, timed, trace
 from training.options import preset_values
 from utils import Parser, load_json, run_script
 
-TINY_SIZES = {"frame": [60, 64], "crop_box": [0, 0, 56, 64], "code_grid": [7, 8]}  # of the preset smoke
+TINY_SIZES = {"frame": [60, 64], "crop_box": [0, 0, 56, 64], "code_grid": [14, 16]}  # of the preset smoke
 SLICES = 512  # random ones that the pipeline draws from
 RATE_BAR = 1500  # slices/s of either stage of the default net with the pipeline, on an H100
 CHECKED_IMAGES = 32
@@ -245,6 +245,8 @@ def batches_of(config, stage, box):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (SLICES, *config["frame"], 1), np.uint8)
     columns = {name: random.integers(1, 3, SLICES, np.int32) for name in ("label", "position")}
+    others = random.integers(0, SLICES, (SLICES, config["prior_contexts"] if stage == "prior" else 0))
+    columns |= {"there": others >= 0, "gaps": np.ones(others.shape, np.int32)}
     return dataset.training_batches(
         images,
         columns,
@@ -255,6 +257,7 @@ def batches_of(config, stage, box):
         flip=config["flip"],
         purpose=stage,
         whole_pixels=stage == "vqvae",
+        others=others,
     )
 
 

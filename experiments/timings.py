@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.folder import open_run
+from training.options import with_defaults
 from utils import Parser, run_script
 
 PASSES = 16
@@ -88,7 +89,7 @@ def our_models(run, precision, **changes):
     from slices.frame import Box
     from training.workers import start_tensorflow
 
-    config = open_run(run)[1] | changes
+    config = with_defaults(open_run(run)[1]) | changes
     tf, box = start_tensorflow(config["deterministic"]), Box(*config["crop_box"])
     from training.optimisation import build_prior, build_vqvae
 
@@ -125,20 +126,16 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
     from experiments.peer import load_split
     from sampling.run import Run
     from slices.index import condition_ids
+    from slices.neighbours import slices_below
     from training.timing import stage_step
 
     tf, config, box, vqvae, prior = our_models(run, precision)
     images, slices = load_split(Run(run), "train")
+    others, gaps = slices_below(slices, prior.num_contexts if stage == "prior" else 0)
+    columns = condition_ids(slices, config["labels"]) | {"there": others >= 0, "gaps": gaps}
     batches = iter(
         dataset.training_batches(
-            images,
-            condition_ids(slices, config["labels"]),
-            config["batch_size"],
-            0,
-            box,
-            0,
-            config["augment"],
-            config["flip"],
+            images, columns, config["batch_size"], 0, box, 0, config["augment"], config["flip"], others=others
         )
     )
     constant, step = next(batches), stage_step(tf, stage, config, vqvae, prior)
