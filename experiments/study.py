@@ -26,6 +26,9 @@ from utils import Parser, number, run_script
 
 SECOND = dict(
     image_size=(120, 128),
+    downsample=8,
+    prior_patch=1,
+    prior_contexts=0,
     num_codes=512,
     code_dim=16,
     vqvae_width=64,
