@@ -324,16 +324,18 @@ def train_prior(team, config, folder, parts, box):
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
     uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *config["code_grid"]), "float32")
 
+    def mean_bits(context_of):
+        bits = [
+            bits_per_code(batch["codes"], batch["label"], batch["position"], context_of(batch)) for batch in held_out
+        ]
+        return float(np.concatenate(bits).mean())
+
     def evaluate():
-        alone = [bits_per_code(batch["codes"], batch["label"], batch["position"]) for batch in held_out]
-        bits = {"alone": float(np.concatenate(alone).mean())}
-        if prior.num_contexts:
-            told = [
-                bits_per_code(batch["codes"], batch["label"], batch["position"], (batch["other_codes"], batch["gaps"]))
-                for batch in held_out
-            ]
-            bits["told"] = float(np.concatenate(told).mean())
-        return {"loss": sum(bits.values()) / len(bits), **bits} if prior.num_contexts else {"loss": bits["alone"]}
+        alone = mean_bits(lambda batch: None)
+        if not prior.num_contexts:
+            return {"loss": alone}
+        told = mean_bits(lambda batch: (batch["other_codes"], batch["gaps"]))
+        return {"loss": (alone + told) / 2, "alone": alone, "told": told}
 
     def show():
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])

@@ -20,9 +20,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REDUCED, REPOSITORY
+from experiments.tasks import do_task
 from experiments.timings import PASSES, lasting_rate, own_times, timed, trace
 from training.options import preset_values
-from utils import Parser, load_json, run_script
+from utils import load_json, run_script
 
 TINY_SIZES = {"frame": [60, 64], "crop_box": [0, 0, 56, 64], "code_grid": [14, 16]}  # of the preset smoke
 SLICES = 512  # random ones that the pipeline draws from
@@ -446,15 +447,7 @@ TASKS = {
 
 def main(argv):
     """Do one task; see ``python experiments/gpu_tasks.py --help``."""
-    parser = Parser(
-        prog="experiments/gpu_tasks.py",
-        description=__doc__.split("\n\n")[0],
-        usage="python experiments/gpu_tasks.py TASK",
-        epilog=f"tasks: {', '.join(TASKS)}",
-    )
-    parser.add_argument("task", metavar="TASK", type=json.loads, help="JSON: [name, {option: value}]")
-    name, options = parser.parse_args(argv).task
-    for found in TASKS[name](**options):
+    for found in do_task("gpu_tasks.py", __doc__, TASKS, argv):
         print(json.dumps(found), flush=True)
 
 

@@ -145,11 +145,12 @@ def step_ratio(tf, config, train_step, images):
     """The seconds of one step of the peer over those of one step of our stage 1, in turns, the least of each."""
     from slices.frame import Box
     from training.optimisation import build_vqvae
+    from training.options import with_defaults
     from training.timing import random_batch, stage_step, time_steps
 
     box = Box(*config["crop_box"])
     our_step = stage_step(tf, "vqvae", config, build_vqvae(config, box, config["precision_resolved"]))
-    ours, theirs = random_batch(tf, config, box), images[:BATCH_SIZE].astype("float32") / 255
+    ours, theirs = random_batch(tf, with_defaults(config), box), images[:BATCH_SIZE].astype("float32") / 255
     calls = (lambda: float(train_step(theirs))), (lambda: our_step(ours)["loss"].numpy())
     for call in calls:
         call()

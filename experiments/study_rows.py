@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.results import REPOSITORY, read_rows
 from training.folder import open_run
-from training.options import preset_values
+from training.options import preset_values, with_defaults
 from utils import save_json
 
 Key = namedtuple("Key", ("base", "data", "seed", "stage", "factor", "variant"))
@@ -187,7 +187,8 @@ def prepare(tf, study, key, options):
     )
     if key.stage == "prior":
         source, old = open_run(study.base_folder(key, "vqvae"), stage="vqvae")
-        config = old | options | {"source": str(source), "stages": {"vqvae": "finished", "prior": "wanted"}}
+        stages = {"vqvae": "finished", "prior": "wanted"}
+        config = with_defaults(old) | options | {"source": str(source), "stages": stages}
     config["image_size"] = list(config["image_size"])
     slices, parts = prepare_data(config)
     box = Box(*config["crop_box"])

@@ -18,9 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from experiments.tasks import do_task
 from training.folder import open_run
 from training.options import with_defaults
-from utils import Parser, run_script
+from utils import run_script
 
 PASSES = 16
 
@@ -431,15 +432,7 @@ TASKS = {
 
 def main(argv):
     """Do one task; see ``python experiments/timings.py --help``."""
-    parser = Parser(
-        prog="experiments/timings.py",
-        description=__doc__.split("\n\n")[0],
-        usage="python experiments/timings.py TASK",
-        epilog=f"tasks: {', '.join(TASKS)}",
-    )
-    parser.add_argument("task", metavar="TASK", type=json.loads, help="JSON: [name, {option: value}]")
-    name, options = parser.parse_args(argv).task
-    found = TASKS[name](**options)
+    found = do_task("timings.py", __doc__, TASKS, argv)
     print(json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 

@@ -100,15 +100,8 @@ details::details-content{content-visibility:visible;display:block;height:auto}
 details>*{display:block}}
 """
 NULLS = {"perfect_prior": "a perfect prior", "other_people": "another group of people"}
-SIBLINGS = (
-    "verdict",
-    "p",
-    "sd",
-    "positional",
-    "gaussian",
-    "independent",
-    "why",
-)  # what stands beside a number, and not for itself
+# What stands beside a number, and not for itself.
+SIBLINGS = ("verdict", "p", "sd", "positional", "gaussian", "independent", "why")
 ENDINGS = ("_null", "_null_why", "_verdict_why", "_p_why", *(f"_{name}" for name in SIBLINGS))
 ATTACKED = {
     "weights": "of the weights: for whoever has the models",

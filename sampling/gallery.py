@@ -93,7 +93,5 @@ def complete_upper_halves(run, codes, columns, seed, draw):
         )[:COMPLETIONS]
         for i, grid in enumerate(codes)
     ]
-    images = run.sharpened(run.decode_crops(np.concatenate(drawn), "completions"))[
-        ..., None
-    ]  # (N COMPLETIONS, H, W, 1)
-    return images.reshape(len(codes), COMPLETIONS, *images.shape[1:])
+    images = run.sharpened(run.decode_crops(np.concatenate(drawn), "completions"))  # (N COMPLETIONS, H, W)
+    return images.reshape(len(codes), COMPLETIONS, *images.shape[1:], 1)

@@ -40,7 +40,7 @@ class People:
 
 def is_told(run):
     """Whether the prior of a Run is told other slices of a person, so that those of one drawn person can agree."""
-    return bool(getattr(run.prior, "num_contexts", 0))
+    return run.prior.num_contexts > 0
 
 
 def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):

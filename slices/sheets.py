@@ -1,5 +1,6 @@
 """Sheets: grey images in rows on black, pictures of numbers beside each other, and the contact sheet of a folder."""
 
+import io
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from slices.frame import to_bytes
 from utils import UserError, whole_file
@@ -140,8 +142,12 @@ def _write_figure(figure, path, title_lines):
             va="center",
             fontsize=10,
         )
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110, facecolor="black", format="png")
+    red, green, blue = Image.open(drawn).convert("RGB").split()
+    grey = red == green == blue  # then one channel says it all, in half the bytes
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, facecolor="black", metadata={"Software": None})
+        (red if grey else Image.merge("RGB", (red, green, blue))).save(temporary, format="PNG")
 
 
 # ---- the contact sheet of a folder --------------------------------------------------------------

@@ -41,12 +41,12 @@ def with_codes(vqvae, batch):
     Args:
         batch: dict of image (B, H, W, 1) float32 in [0, 1]; others (B, N, H, W, 1), the same; there (B, N) bool.
     """
-    count, others = batch["others"].shape[1], ops.reshape(batch["others"], (-1, *batch["image"].shape[1:]))
-    batch = {**batch, "codes": vqvae.encode(batch["image"])}
-    if count:
+    coded = {**batch, "codes": vqvae.encode(batch["image"])}
+    if count := batch["others"].shape[1]:
+        others = ops.reshape(batch["others"], (-1, *vqvae.image_shape))  # (B N, H, W, 1)
         codes = ops.reshape(vqvae.encode(others), (-1, count, *vqvae.code_grid))
-        batch["other_codes"] = ops.where(batch["there"][..., None, None], codes, -1)
-    return batch
+        coded["other_codes"] = ops.where(batch["there"][..., None, None], codes, -1)
+    return coded
 
 
 def prior_step(prior, batch):
