@@ -1,4 +1,4 @@
-"""Train a VQ-VAE on brain slices, then a gated PixelCNN prior on its codes: both stages in one command.
+"""Train a VQ-VAE on brain slices, a gated PixelCNN prior on its codes, and a refiner of what they draw: in one command.
 
 Everything a finished run consists of lies in one folder, runs/<name>/, which predict.py and evaluate.py
 need and nothing else does. Without --data the embedded demo cohort of simulated people is made and used.
@@ -8,13 +8,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from training.options import OPTIONS, PRESETS, add_option_flags
+from training.options import OPTIONS, PRESETS, STAGES, add_option_flags
 from utils import Parser, UserError, run_script, save_json, shell
 
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
 EVALUATION_BATCH = 16
-SHARPENING_SLICES = 256  # training slices that it is fitted on
+DRAWN, DRAWN_TO_LOOK = 1024, 64  # grids of codes that are drawn for the refiner: to learn from, and to judge it by
 
 
 def parse_flags(argv):
@@ -31,9 +31,9 @@ def parse_flags(argv):
     group.add_argument("--preset", choices=PRESETS, help="sizes and steps (default: demo without --data, else default)")
     group.add_argument(
         "--stage",
-        choices=("vqvae", "prior", "all"),
+        choices=(*STAGES, "all"),
         default="all",
-        help="prior: go on with a --run whose VQ-VAE is done (default all)",
+        help="prior, refiner: go on with a --run whose VQ-VAE, or prior, is done (default all)",
     )
     group.add_argument("--vqvae", metavar="RUN", help="start a new run from a copy of this run's VQ-VAE")
     group.add_argument("--resume", metavar="RUN", help="go on with this unfinished run, as it began")
@@ -152,11 +152,9 @@ def train_stages(team, config, folder, parts):
     from training.folder import load_models
 
     box = Box(*config["crop_box"])
-    for name, train_stage in (("vqvae", train_vqvae), ("prior", train_prior)):
-        if config["stages"][name] == "wanted":
+    for name, train_stage in zip(STAGES, (train_vqvae, train_prior, train_refiner), strict=True):
+        if config["stages"].get(name) == "wanted":
             train_stage(team, config, folder, parts, box)
-            if name == "vqvae" and team.chief:
-                measure_sharpening(folder, parts["train"], box)
             config["stages"][name] = "finished"
             if team.chief:
                 save_json(folder / "config.json", config)
@@ -235,23 +233,6 @@ def train_vqvae(team, config, folder, parts, box):
         config["evaluations"],
         config["batch_size"],
     )
-
-
-def measure_sharpening(folder, train_part, box):
-    """Write down how much weaker the detail of reconstructions is than that of training slices: sharpening.json."""
-    import numpy as np
-
-    from slices.frame import crop, to_bytes
-    from training.folder import load_models
-    from training.sharpening import fit_sharpening
-    from utils import evenly
-
-    (vqvae,) = load_models(folder, prior=False)
-    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), SHARPENING_SLICES)], box)
-    starts = range(0, len(originals), EVALUATION_BATCH)
-    blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
-    reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
-    fit_sharpening(originals[..., 0], reconstructions).save(folder / "sharpening.json")
 
 
 def judge_vqvae(vqvae, originals, codes, images, subjects):
@@ -357,6 +338,94 @@ def train_prior(team, config, folder, parts, box):
         config["evaluations"],
         config["batch_size"],
     )
+
+
+# ---- stage 3 ------------------------------------------------------------------------------------
+
+
+def train_refiner(team, config, folder, parts, box):
+    """Train the refiner on images of drawn codes, against a critic that sees training slices beside them."""
+    import numpy as np
+
+    from slices.frame import crop
+    from training.data import refining_batches, thinned
+    from training.folder import load_models
+    from training.loop import Stage
+    from training.refining import build_refining, refining_step
+    from utils import file_sha256
+
+    tf, models = team.tf, load_models(folder)
+    drawn, looked_at = (
+        draw_images(models, part["columns"], count, config["seed"], purpose)
+        for part, count, purpose in (
+            (parts["train"], DRAWN, "codes to refine"),
+            (thinned(parts["validation"]), DRAWN_TO_LOOK, "codes to look at"),
+        )
+    )
+    with team.strategy.scope():
+        refining = build_refining(config, box, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
+    refine = tf.function(refining.refiner.refine)
+    originals = crop(thinned(parts["validation"])["images"], box)[..., 0]
+
+    def refined():
+        starts = range(0, len(looked_at), EVALUATION_BATCH)
+        blocks = (looked_at[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
+        return np.concatenate([refine(block) for block in blocks])
+
+    stage = Stage(
+        team,
+        folder,
+        "refiner",
+        refining,
+        lambda batch: refining_step(refining, batch),
+        lambda: judge_refined(originals, refined()),
+        lambda: tf.summary.image("refined", refined(), max_outputs=8),
+        config["checkpoint_minutes"],
+        kept=refining.refiner,
+    )
+    stage.fit(
+        refining_batches(team, config, parts["train"], box, drawn),
+        config["refiner_steps"],
+        config["evaluations"],
+        config["batch_size"],
+    )
+
+
+def draw_images(models, columns, count, seed, purpose):
+    """Images (N, box height, box width, 1) uint8 that the models draw, under the conditions of slices.
+
+    Args:
+        columns: dict of label and position, (M,) int ids, of the slices.
+        count: of so many of them, evenly chosen, at most.
+        seed, purpose: of the random numbers.
+    """
+    import numpy as np
+
+    from sampling.draws import draw_codes
+    from slices.frame import to_bytes
+    from utils import evenly
+
+    vqvae, prior = models
+    rows = evenly(np.arange(len(columns["label"])), count)
+    blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose)
+    images = [to_bytes(vqvae.decode(codes).numpy()) for _, codes, _ in blocks]
+    return np.concatenate(images)[: len(rows), ..., None]
+
+
+def judge_refined(originals, refined):
+    """Held-out metric of refined images: how far their power is from that of slices, mean |log10| over frequencies.
+
+    Args:
+        originals: (N, H, W) uint8.
+        refined: (M, H, W, 1) float32 in [0, 1].
+    """
+    import numpy as np
+
+    from metrics.images import mean_spectrum
+    from slices.frame import to_bytes
+
+    powers = [mean_spectrum(images, len(images))[1] for images in (originals, to_bytes(refined))]
+    return {"loss": float(np.abs(np.log10(powers[1] / powers[0])).mean())}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ TINY = [
     "6",
     "--prior-steps",
     "6",
+    "--refiner-steps",
+    "6",
     "--prior-layers",
     "4",
     "--prior-width",

@@ -43,11 +43,11 @@ def sample(run, out, *flags):
 def test_run_folder_is_complete(finished_run):
     config = json.loads((finished_run / "config.json").read_text())
     assert config["finished"] is True
-    assert config["stages"] == {"vqvae": "finished", "prior": "finished"}
+    assert config["stages"] == {"vqvae": "finished", "prior": "finished", "refiner": "finished"}
     height, width = config["code_grid"]
     assert config["bits_per_image"] == height * width * 5  # 32 codes
     assert config["receptive_field"][0] >= height and config["receptive_field"][1] >= width - 2  # from a cell of 2
-    files = "slices.csv", "vqvae.keras", "sharpening.json", "prior.keras", "history_vqvae.csv", "history_prior.csv"
+    files = "slices.csv", "vqvae.keras", "prior.keras", "refiner.keras", "history_vqvae.csv", "history_prior.csv"
     for name in (*files, "tensorboard"):
         assert (finished_run / name).exists()
     assert not list(finished_run.glob(".*"))  # nothing unfinished left
@@ -89,7 +89,6 @@ def test_a_new_run_from_a_copied_vqvae(finished_run, tmp_path):
     folder = tmp_path / "copy"
     train.main(["--vqvae", str(finished_run), "--run", str(folder), "--prior-steps", "2"])
     assert (folder / "vqvae.keras").read_bytes() == (finished_run / "vqvae.keras").read_bytes()
-    assert (folder / "sharpening.json").read_bytes() == (finished_run / "sharpening.json").read_bytes()
     assert (folder / "slices.csv").read_bytes() == (finished_run / "slices.csv").read_bytes()
     assert len(pd.read_csv(folder / "history_prior.csv")) == 2
     sample(folder, tmp_path / "out", "--num-images", "1")

@@ -7,6 +7,7 @@ import re
 import sys
 from functools import lru_cache
 
+from training.options import STAGES
 from utils import UserError, file_sha256, git_commit, warn, whole_file
 
 PACKAGES = ("tensorflow", "keras", "numpy")
@@ -54,9 +55,11 @@ def save_checkpoint(folder, name, step, arrays, state):
 
 
 def checkpoints(folder, name=""):
-    """The checkpoint files of a stage, or of all stages, newest first: by stage, vqvae first, then by step."""
-    found = [path for path in folder.glob(f"{name}*.npz") if re.fullmatch(r"[a-z]+-\d{9}-[0-9a-f]{16}", path.stem)]
-    return sorted(found, key=lambda path: (path.name.startswith("prior"), path.name.split("-")[1]), reverse=True)
+    """The checkpoint files of a stage, or of all stages, newest first: by stage, the last one first, then by step."""
+    pattern = rf"({'|'.join(STAGES)})-(\d{{9}})-[0-9a-f]{{16}}"
+    found = {path: re.fullmatch(pattern, path.stem) for path in folder.glob(f"{name}*.npz")}
+    order = {path: (STAGES.index(match[1]), match[2]) for path, match in found.items() if match}
+    return sorted(order, key=order.get, reverse=True)
 
 
 def is_sound(path):

@@ -182,27 +182,67 @@ def stage_batches(team, config, train, box, purpose):
     others, gaps = slices_below(train["slices"], config["prior_contexts"] if purpose == "prior" else 0)
     columns = train["columns"] | {"there": others >= 0, "gaps": gaps}
 
+    def pipeline(first, parts, own):
+        return dataset.training_batches(
+            train["images"],
+            columns,
+            config["batch_size"],
+            config["seed"],
+            box,
+            first,
+            config["augment"],
+            config["flip"],
+            purpose,
+            parts,
+            own,
+            whole_pixels=purpose == "vqvae",
+            others=others,
+        )  # who learns to draw must not learn from resampled slices
+
+    return fed(team, pipeline)
+
+
+def refining_batches(team, config, train, box, drawn):
+    """first step (counted from 0) -> the batches of the refiner's stage: slices as they are, and drawn images.
+
+    Args:
+        train: the training part of ``prepare_data``.
+        drawn: (N, box height, box width, 1) uint8, decoded images of drawn codes.
+    """
+
+    def pipeline(first, parts, own):
+        def batches(purpose, images, box):
+            return dataset.training_batches(
+                images, {}, config["batch_size"], config["seed"], box, first, 0.0, False, purpose, parts, own
+            )
+
+        import tensorflow as tf
+
+        sides = (
+            batches("refined slices", train["images"], box),
+            batches("refined", drawn, whole_frame(drawn.shape[1:3], 1)),
+        )
+        return tf.data.Dataset.zip(*sides).map(lambda real, drawn: {"image": real["image"], "drawn": drawn["image"]})
+
+    return fed(team, pipeline)
+
+
+def fed(team, pipeline):
+    """first step (counted from 0) -> its batches and those that follow, each replica's part to each.
+
+    Args:
+        pipeline: (first step, number of parts of a batch, the numbers of this process's parts) -> tf.data.Dataset.
+    """
+
     def batches_from(first):
-        def pipeline(context):
+        def own_pipeline(context):
             parts = team.strategy.num_replicas_in_sync
             here = parts // context.num_input_pipelines  # replicas of this process
-            return dataset.training_batches(
-                train["images"],
-                columns,
-                config["batch_size"],
-                config["seed"],
-                box,
-                first,
-                config["augment"],
-                config["flip"],
-                purpose,
-                parts,
-                range(context.input_pipeline_id * here, (context.input_pipeline_id + 1) * here),
-                whole_pixels=purpose == "vqvae",
-                others=others,
-            )  # who learns to draw must not learn from resampled slices
+            return pipeline(
+                first, parts, range(context.input_pipeline_id * here, (context.input_pipeline_id + 1) * here)
+            )
 
-        return team.strategy.distribute_datasets_from_function(pipeline)
+        return team.strategy.distribute_datasets_from_function(own_pipeline)
 
     return batches_from
 

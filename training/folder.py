@@ -75,10 +75,10 @@ def _all(count, test):
 
 FACTS = {  # what a config tells besides its options: (what it must be, how to tell)
     "stages": (
-        "the state of both stages",
+        "the state of its stages",
         lambda value: (
             isinstance(value, dict)
-            and set(value) == {"vqvae", "prior"}
+            and {"vqvae", "prior"} <= set(value) <= {"vqvae", "prior", "refiner"}
             and set(value.values()) <= {"wanted", "not wanted", "finished"}
         ),
     ),
@@ -203,6 +203,26 @@ def load_models(folder, prior=True):
             f"{folder / 'vqvae.keras'}: train the prior again with python train.py --stage prior"
         )
     return models
+
+
+def load_refiner(folder):
+    """The Refiner of a run, in float32, or None where it has none.
+
+    Raises:
+        UserError: it is damaged, is not what config.json says, or belongs to another VQ-VAE.
+    """
+    import modules
+
+    config = read_config(folder)
+    if config["stages"].get("refiner") != "finished":
+        return None
+    refiner = load_model(folder / "refiner.keras", modules.Refiner, config)
+    if refiner.vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
+        raise UserError(
+            f"{folder / 'refiner.keras'} was trained on images of another VQ-VAE than {folder / 'vqvae.keras'}: put the "
+            "original back"
+        )
+    return refiner
 
 
 def load_model(path, kind, config):

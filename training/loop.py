@@ -1,4 +1,4 @@
-"""The training loop that both stages share: steps, looks at held-out people, the best weights, logs, checkpoints."""
+"""The training loop that all stages share: steps, looks at held-out people, the best weights, logs, checkpoints."""
 
 import math
 import signal
@@ -48,19 +48,20 @@ class Stage:
     Args:
         team: the Team that trains.
         folder: the run folder.
-        name: "vqvae" or "prior": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
+        name: "vqvae", "prior" or "refiner": the files are <name>.keras, history_<name>.csv, tensorboard/<name>.
         model: the compiled model.
         step: batch -> dict of metrics of the batch; one optimizer step.
         evaluate: () -> dict of held-out metrics, of which "loss" chooses the best weights.
         show: () -> None; writes what there is to see of the model to TensorBoard.
         checkpoint_minutes: how often the state is saved.
+        kept: the part of the model that a finished run needs (default: all of it).
     """
 
-    def __init__(self, team, folder, name, model, step, evaluate, show, checkpoint_minutes):
+    def __init__(self, team, folder, name, model, step, evaluate, show, checkpoint_minutes, kept=None):
         from training.optimisation import WeightAverage
         from training.replicas import mean_over_replicas
 
-        self.team, self.folder, self.name, self.model = team, folder, name, model
+        self.team, self.folder, self.name, self.model, self.kept = team, folder, name, model, kept or model
         self.evaluate, self.show, self.checkpoint_minutes = evaluate, show, checkpoint_minutes
         with team.strategy.scope():
             self.average = WeightAverage(model, AVERAGE_DECAY)
@@ -208,7 +209,7 @@ class Stage:
         if improved:
             state["best"], state["worse"] = held_out["loss"], 0
             if self.team.chief:
-                save_model(self.model, self.folder / f"{self.name}.keras")
+                save_model(self.kept, self.folder / f"{self.name}.keras")
         else:
             state["worse"] += 1
         state["history"].append(

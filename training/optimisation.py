@@ -57,13 +57,14 @@ def build_prior(config, precision, vqvae_sha256=""):
     return prior
 
 
-def optimizer(learning_rate, steps, warmup_steps=100):
-    """Adam with linear warm-up, cosine decay to zero over ``steps``, and gradients clipped to norm 1."""
+def optimizer(learning_rate, steps, warmup_steps=100, beta_1=0.9, clipped=True):
+    """Adam with linear warm-up and cosine decay to zero over ``steps``; ``clipped``: gradients are, to norm 1."""
     warmup_steps = min(warmup_steps, steps // 4)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup_steps), warmup_target=learning_rate, warmup_steps=warmup_steps
     )
-    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0 / replicas(), name="adam")
+    clip = 1.0 / replicas() if clipped else None
+    return keras.optimizers.Adam(schedule, beta_1, beta_2=0.99, global_clipnorm=clip, name="adam")
 
 
 class WeightAverage:

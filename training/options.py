@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from utils import number
 
+STAGES = ("vqvae", "prior", "refiner")  # in their order
 PRESETS = {
     "smoke": "a minute, to see that everything works; its pictures are blobs",
     "demo": "the simulated demo cohort in about ten minutes on two cores",
@@ -69,7 +70,8 @@ def option(
     )
 
 
-DATA, RUN, VQVAE, PRIOR, BOTH = ("data", "run", "VQ-VAE (stage 1)", "prior (stage 2)", "optimisation (both stages)")
+DATA, RUN, BOTH = "data", "run", "optimisation (all stages)"
+VQVAE, PRIOR, REFINER = "VQ-VAE (stage 1)", "prior (stage 2)", "refiner (stage 3)"
 COUNT = (1, 10**9)
 
 
@@ -188,7 +190,7 @@ class Options:
     detail_weight: float = option(
         0.0,
         "of the strength of the finest detail in the pyramid error, which alone has it: for coarse grids of codes, "
-        "where it makes crisper folds; what is drawn is sharpened without it",
+        "where it makes crisper folds",
         VQVAE,
         within=(0, 1000),
         metavar="WEIGHT",
@@ -278,6 +280,19 @@ class Options:
         demo=2000,
         large=20000,
         paper=200000,
+    )
+
+    refiner_steps: int = option(
+        1500,
+        "optimizer steps; 0 for no refiner: what is drawn is then as smooth as the decoder draws it",
+        REFINER,
+        within=(0, 10**9),
+        metavar="N",
+        older=0,
+        smoke=20,
+        demo=600,
+        large=5000,
+        paper=0,
     )
 
     batch_size: int = option(

@@ -14,7 +14,7 @@ from pathlib import Path
 from slices.machine import cores, processor
 from training.checkpoints import last_good, package_versions
 from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
-from training.options import flag_of, names_of, preset_values, with_defaults
+from training.options import PRESETS, flag_of, names_of, preset_values, with_defaults
 from utils import UserError, check_folder, git_commit, new_folder, save_json, shell
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
@@ -29,7 +29,7 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
     Args:
         options: dict of the options (training/options.py) that were given.
         run: name of the run, or a path.
-        stage: "vqvae", "prior", or "all".
+        stage: "vqvae", "prior", "refiner", or "all".
         vqvae: the run whose VQ-VAE a new run starts from.
         resume: the run to go on with.
 
@@ -42,7 +42,7 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
             raise UserError(f"--resume goes on as the run began, and goes with no other flag than {may}")
         return resumed_config(resume, options)
     check_stage(stage, run, vqvae)
-    source = run if stage == "prior" else vqvae
+    source = run if stage in ("prior", "refiner") else vqvae
     config = copied_config(source, stage, preset, options) if source is not None else new_config(preset, options)
     if "prior_width" in options and "prior_vertical_width" not in options:
         config["prior_vertical_width"] = None  # that was another width's
@@ -50,12 +50,13 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
         config["prior_vertical_width"] = config["prior_width"] // 2
     config["stages"] = {
         "vqvae": "finished" if source else "wanted",
-        "prior": "wanted" if stage != "vqvae" else "not wanted",
+        "prior": {"vqvae": "not wanted", "refiner": "finished"}.get(stage, "wanted"),
+        "refiner": "wanted" if stage != "vqvae" and config["refiner_steps"] else "not wanted",
     }
     folder = run_folder(run or f"{config['preset']}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     if config["distribute"] == "multiworker" and run is None:
         raise UserError("--distribute multiworker needs --run: all workers must know the run folder")
-    if stage != "prior":
+    if stage not in ("prior", "refiner"):
         refuse_taken(folder)  # so do all workers, for the chief makes the folder when it has met them
     config["finished"] = False
     return folder, config
@@ -63,12 +64,14 @@ def resolve_config(options, run=None, preset=None, stage="all", vqvae=None, resu
 
 def check_stage(stage, run, vqvae):
     """Raise a UserError where --stage, --run and --vqvae contradict each other."""
-    if stage == "prior" and run is None:
-        raise UserError("--stage prior needs --run: the run whose VQ-VAE is done")
+    if stage in ("prior", "refiner") and run is None:
+        raise UserError(
+            f"--stage {stage} needs --run: the run whose {'VQ-VAE' if stage == 'prior' else 'prior'} is done"
+        )
     if stage == "vqvae" and vqvae is not None:
         raise UserError("--stage vqvae and --vqvae contradict each other: leave one out")
-    if stage == "prior" and vqvae is not None:
-        raise UserError("--stage prior goes on in --run itself: leave out --vqvae, or leave out --stage")
+    if stage in ("prior", "refiner") and vqvae is not None:
+        raise UserError(f"--stage {stage} goes on in --run itself: leave out --vqvae, or leave out --stage")
 
 
 def new_config(preset, options):
@@ -84,8 +87,8 @@ def new_config(preset, options):
 
 
 def copied_config(source, stage, preset, options):
-    """The config of a run whose VQ-VAE, and its data, are those of the run ``source``."""
-    folder, config = open_run(source, stage="vqvae")
+    """The config of a run whose VQ-VAE, and its data, are those of the run ``source``, or its prior, too."""
+    folder, config = open_run(source, stage="prior" if stage == "refiner" else "vqvae")
     for name in names_of(of_vqvae=True):
         if name in options and name != "data":  # which may have moved
             raise UserError(f"{flag_of(name)} cannot be changed: it is that of the VQ-VAE in {folder}")
@@ -93,18 +96,40 @@ def copied_config(source, stage, preset, options):
         raise UserError(f"the prior of {folder} is begun: go on with --resume {folder}")
     if stage == "prior" and config["stages"]["prior"] == "finished":
         raise UserError(f"the run {folder} already has a prior: start a new one with --vqvae {source}")
+    if stage == "refiner":
+        return config_for_refiner(folder, config, options)
     config = with_defaults(config)
     if preset:
         of_prior = {
             name: value
             for name, value in preset_values(preset).items()
-            if name.startswith("prior_") and name not in names_of(of_vqvae=True)
+            if name.startswith(("prior_", "refiner_")) and name not in names_of(of_vqvae=True)
         }
         config |= {**of_prior, "preset": preset}
     config |= {"cache": None, **options, "source": str(folder)}
     check_data(folder, config)
     if stage != "prior":  # the new run lies elsewhere
         config["data"] = str(find_beside(folder, config["data"]))
+    for outcome in ("validation", "seconds"):
+        config.pop(outcome, None)
+    return config
+
+
+def config_for_refiner(folder, config, options):
+    """The config of a finished run that is given a refiner."""
+    for name in options:
+        if name.startswith("prior_"):
+            raise UserError(f"{flag_of(name)} cannot be changed: it is that of the prior in {folder}")
+    state = config["stages"].get("refiner")
+    if state == "wanted":
+        raise UserError(f"the refiner of {folder} is begun: go on with --resume {folder}")
+    if state == "finished":
+        raise UserError(f"the run {folder} already has a refiner: start a new one with --vqvae {folder}")
+    usual = preset_values(config["preset"] if config["preset"] in PRESETS else "default")["refiner_steps"]
+    config = with_defaults(config) | {"refiner_steps": usual} | options | {"source": str(folder)}
+    if not config["refiner_steps"]:
+        raise UserError("--stage refiner takes steps: give --refiner-steps")
+    check_data(folder, config)
     for outcome in ("validation", "seconds"):
         config.pop(outcome, None)
     return config
@@ -169,6 +194,7 @@ def plan_run(tf, config, box, training_slices, dry_run):
     """
     import modules
     from training.optimisation import build_prior, build_vqvae
+    from training.refining import build_refining
     from training.timing import choose_precision, estimate_time
 
     try:
@@ -181,10 +207,11 @@ def plan_run(tf, config, box, training_slices, dry_run):
     tell_device(tf, config)
     vqvae = build_vqvae(config, box, config["precision_resolved"])
     prior = build_prior(config, config["precision_resolved"])
-    describe(config, vqvae, prior)
+    refining = build_refining(config, box, config["precision_resolved"]) if config["refiner_steps"] else None
+    describe(config, vqvae, prior, refining)
     if dry_run:
         print(json.dumps(config, indent=2))
-        estimate_time(tf, config, vqvae, prior, box, training_slices)
+        estimate_time(tf, config, vqvae, prior, refining, box, training_slices)
 
 
 def tell_device(tf, config):
@@ -197,7 +224,7 @@ def tell_device(tf, config):
     print(f"training on {name}, {config['precision_resolved']}")
 
 
-def describe(config, vqvae, prior):
+def describe(config, vqvae, prior, refining=None):
     """Print the sizes that follow from the config, and note them in it."""
     import math
 
@@ -209,11 +236,13 @@ def describe(config, vqvae, prior):
         receptive_field=[up, sideways],
         vqvae_parameters=vqvae.count_params(),
         prior_parameters=prior.count_params(),
+        refiner_parameters=refining.refiner.count_params() if refining else 0,
     )
     print(
         f"frame {config['frame'][1]}x{config['frame'][0]}, brain box {config['crop_box'][3]}x"
         f"{config['crop_box'][2]}, code grid {width}x{height} of {config['num_codes']} codes: "
-        f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} parameters; "
+        f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} + "
+        f"{config['refiner_parameters']:,} parameters; "
         f"receptive field {up} rows up, {sideways} columns to each side"
     )
 
@@ -227,9 +256,8 @@ def begin_run(folder, config, slices):
         return
     with new_folder(folder, "--run") as unfinished:
         slices.to_csv(unfinished / "slices.csv", index=False)
-        for name in ("vqvae.keras", "history_vqvae.csv", "sharpening.json") if source else ():
-            if (source / name).is_file():  # earlier versions sharpened nothing
-                shutil.copy2(source / name, unfinished / name)
+        for name in ("vqvae.keras", "history_vqvae.csv") if source else ():
+            shutil.copy2(source / name, unfinished / name)
         save_json(unfinished / "config.json", config)
 
 

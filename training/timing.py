@@ -59,10 +59,14 @@ def time_steps(step, steps):
     return min(taken)
 
 
-def stage_steps(tf, config, vqvae, prior, box):
+def stage_steps(tf, config, vqvae, prior, box, refining=None):
     """For each stage a call without arguments that takes one step on random images, and waits for it."""
+    from training.refining import refining_step
+
     batch = random_batch(tf, config, box)
     steps = {"vqvae": stage_step(tf, "vqvae", config, vqvae), "prior": stage_step(tf, "prior", config, vqvae, prior)}
+    if refining:
+        steps["refiner"] = tf.function(lambda batch: refining_step(refining, batch))
     return {name: lambda step=step: step(batch)["loss"].numpy() for name, step in steps.items()}
 
 
@@ -76,10 +80,11 @@ def stage_step(tf, name, config, vqvae, prior=None):
 
 
 def random_batch(tf, config, box):
-    """A batch of random images in the crop box, without conditions, as both stages take it."""
+    """A batch of random images in the crop box, without conditions, as all stages take it."""
     size, others = config["batch_size"], config["prior_contexts"]
     return {
         "image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
+        "drawn": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 1)),
         "label": tf.zeros(size, tf.int32),
         "position": tf.zeros(size, tf.int32),
         "augmentation": tf.zeros((size, 6)),
@@ -89,10 +94,10 @@ def random_batch(tf, config, box):
     }
 
 
-def estimate_time(tf, config, vqvae, prior, box, training_slices):
-    """Measure a few steps of both stages; print what they see, how long they take, and whether that is too little."""
+def estimate_time(tf, config, vqvae, prior, refining, box, training_slices):
+    """Measure a few steps of all stages; print what they see, how long they take, and whether that is too little."""
     total = 0.0
-    for name, step in stage_steps(tf, config, vqvae, prior, box).items():
+    for name, step in stage_steps(tf, config, vqvae, prior, box, refining).items():
         step()
         seconds = time_steps(step, 4)
         total += seconds * config[f"{name}_steps"]
@@ -101,7 +106,7 @@ def estimate_time(tf, config, vqvae, prior, box, training_slices):
 
 
 def cost_of_stage(name, steps, batch_size, seconds, training_slices):
-    """In words: what so many steps of a stage, "vqvae" or "prior", see and take, and how many would be more fitting.
+    """In words: what so many steps of a stage see and take, and how many would be more fitting.
 
     Args:
         seconds: of a step.
