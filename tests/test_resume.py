@@ -25,6 +25,7 @@ import training.steps
 from sampling.run import Run
 from training.checkpoints import checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
 from training.folder import locked
+from training.options import STAGES
 from utils import Interrupted, UserError
 
 
@@ -75,7 +76,7 @@ def stopped(stopped_run, tmp_path):
 
 
 def assert_same_run(run, other, tmp_path):
-    for name in ("vqvae", "prior"):
+    for name in STAGES:
         assert weights(run / f"{name}.keras") == weights(other / f"{name}.keras")
         pd.testing.assert_frame_equal(history(run, name), history(other, name), check_exact=True)
     assert sample(run, tmp_path / "one", "--num-images", "2") == sample(other, tmp_path / "two", "--num-images", "2")
@@ -88,6 +89,26 @@ def test_killed_in_stage_2_goes_on_to_the_same_bytes(stopped, finished_run, tmp_
     train.main(["--resume", str(stopped)])
     assert "prior: going on after step 3" in capsys.readouterr().out
     assert_same_run(stopped, finished_run, tmp_path)
+
+
+def test_a_refiner_of_its_own_command_killed_on_the_way_ends_in_the_same_bytes(finished_run, tmp_path, monkeypatch):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    for path in (run / "refiner.keras", *(run / "checkpoints").glob("refiner*")):
+        path.unlink()
+    config = json.loads((run / "config.json").read_text())
+    config["stages"].pop("refiner")  # as in runs of before there were any
+    (run / "config.json").write_text(json.dumps(config))
+    assert Run(run).refiner is None
+    with monkeypatch.context() as patch:
+        after_saves(patch, 3, kill)
+        with pytest.raises(Killed):
+            train.main(["--run", str(run), "--stage", "refiner", "--checkpoint-minutes", "0", "--refiner-steps", "6"])
+    with pytest.raises(UserError, match="is begun: go on with --resume"):
+        train.main(["--run", str(run), "--stage", "refiner"])
+    train.main(["--resume", str(run)])
+    assert_same_run(run, finished_run, tmp_path)
+    with pytest.raises(UserError, match="already has a refiner"):
+        train.main(["--run", str(run), "--stage", "refiner"])
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,8 @@ def load_refiner(folder):
     refiner = load_model(folder / "refiner.keras", modules.Refiner, config)
     if refiner.vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
         raise UserError(
-            f"{folder / 'refiner.keras'} was trained on images of another VQ-VAE than {folder / 'vqvae.keras'}: put the "
-            "original back"
+            f"{folder / 'refiner.keras'} was trained on images of another VQ-VAE than "
+            f"{folder / 'vqvae.keras'}: put the original back"
         )
     return refiner
 
