@@ -16,7 +16,7 @@ def of_run(function, room, stage="prior"):
     A run that is none is answered before anything heavy is loaded.
     """
 
-    def use(run, data=None, refine=True, **flags):
+    def use(run, data=None, sharpen=True, **flags):
         from importlib import import_module
 
         from training.folder import open_run
@@ -24,7 +24,7 @@ def of_run(function, room, stage="prior"):
         folder, _ = open_run(run, stage)
         from sampling.run import Run
 
-        return getattr(import_module(f"sampling.{room}"), function)(Run(folder, stage, data, refine=refine), **flags)
+        return getattr(import_module(f"sampling.{room}"), function)(Run(folder, stage, data, sharpen=sharpen), **flags)
 
     return use
 
@@ -70,7 +70,7 @@ def add_conditions(parser, default="drawn from the training mix"):
 
 
 def add_draw(parser):
-    """--temperature, --top-k, --top-p, --guidance and --no-refine."""
+    """--temperature, --top-k, --top-p, --guidance and --no-sharpen."""
     parser.add_argument(
         "--temperature",
         type=number(float, 0.01, 100),
@@ -94,10 +94,10 @@ def add_draw(parser):
         "less varied; costs twice (default 1)",
     )
     parser.add_argument(
-        "--no-refine",
-        dest="refine",
+        "--no-sharpen",
+        dest="sharpen",
         action="store_false",
-        help="leave images as smooth as the decoder draws them (default: refined, where the run has a refiner)",
+        help="leave the detail as weak as the decoder draws it (default: as strong as in training slices)",
     )
 
 

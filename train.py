@@ -14,6 +14,7 @@ from utils import Parser, UserError, run_script, save_json, shell
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
 EVALUATION_BATCH = 16
+SHARPENING_SLICES = 256  # training slices that it is fitted on
 DRAWN, DRAWN_TO_LOOK = 1024, 64  # grids of codes that are drawn for the refiner: to learn from, and to judge it by
 
 
@@ -155,6 +156,8 @@ def train_stages(team, config, folder, parts):
     for name, train_stage in zip(STAGES, (train_vqvae, train_prior, train_refiner), strict=True):
         if config["stages"].get(name) == "wanted":
             train_stage(team, config, folder, parts, box)
+            if name == "vqvae" and team.chief:
+                measure_sharpening(folder, parts["train"], box)
             config["stages"][name] = "finished"
             if team.chief:
                 save_json(folder / "config.json", config)
@@ -233,6 +236,23 @@ def train_vqvae(team, config, folder, parts, box):
         config["evaluations"],
         config["batch_size"],
     )
+
+
+def measure_sharpening(folder, train_part, box):
+    """Write down how much weaker the detail of reconstructions is than that of training slices: sharpening.json."""
+    import numpy as np
+
+    from slices.frame import crop, to_bytes
+    from training.folder import load_models
+    from training.sharpening import fit_sharpening
+    from utils import evenly
+
+    (vqvae,) = load_models(folder, prior=False)
+    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), SHARPENING_SLICES)], box)
+    starts = range(0, len(originals), EVALUATION_BATCH)
+    blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
+    reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
+    fit_sharpening(originals[..., 0], reconstructions).save(folder / "sharpening.json")
 
 
 def judge_vqvae(vqvae, originals, codes, images, subjects):
@@ -352,11 +372,15 @@ def train_refiner(team, config, folder, parts, box):
     from training.folder import load_models
     from training.loop import Stage
     from training.refining import build_refining, refining_step
+    from training.sharpening import load_sharpening
     from utils import file_sha256
 
-    tf, models = team.tf, load_models(folder)
+    if team.chief and not (folder / "sharpening.json").is_file():  # earlier versions measured none
+        measure_sharpening(folder, parts["train"], box)
+    team.wait()
+    tf, models, sharpening = team.tf, load_models(folder), load_sharpening(folder / "sharpening.json")
     drawn, looked_at = (
-        draw_images(models, part["columns"], count, config["seed"], purpose)
+        draw_images(models, sharpening, part["columns"], count, config["seed"], purpose)
         for part, count, purpose in (
             (parts["train"], DRAWN, "codes to refine"),
             (thinned(parts["validation"]), DRAWN_TO_LOOK, "codes to look at"),
@@ -391,8 +415,8 @@ def train_refiner(team, config, folder, parts, box):
     )
 
 
-def draw_images(models, columns, count, seed, purpose):
-    """Images (N, box height, box width, 1) uint8 that the models draw, under the conditions of slices.
+def draw_images(models, sharpening, columns, count, seed, purpose):
+    """Images (N, box height, box width, 1) uint8 that the models draw, under the conditions of slices, sharpened.
 
     Args:
         columns: dict of label and position, (M,) int ids, of the slices.
@@ -408,7 +432,7 @@ def draw_images(models, columns, count, seed, purpose):
     vqvae, prior = models
     rows = evenly(np.arange(len(columns["label"])), count)
     blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose)
-    images = [to_bytes(vqvae.decode(codes).numpy()) for _, codes, _ in blocks]
+    images = [sharpening.sharpen(to_bytes(vqvae.decode(codes).numpy())) for _, codes, _ in blocks]
     return np.concatenate(images)[: len(rows), ..., None]
 
 

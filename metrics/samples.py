@@ -54,7 +54,7 @@ class Sets:
         fitted: slices of the half of the training people that the yardstick is fitted on.
         pool: the other half, as reconstructed, from whom nulls are drawn; pool_originals: their slices.
         samples: as long as the reference, with its labels and positions, as their codes are decoded.
-        pictures: the samples as they are shown, refined; None where the run has no refiner.
+        pictures: the samples as they are shown, sharpened; None where the run has no sharpening.
         search, all_samples, planted: training slices, the samples that are searched for among them, and copies that
             must be found.
         labels: list of str; ids count from 1.
@@ -117,7 +117,7 @@ def gather_sets(run, cache, parts, split, rows, baseline, seed=0, num_samples=10
         pool=training.image_set(training.reconstructions, pool_rows),
         pool_originals=training.image_set(training.crops, pool_rows),
         samples=judged,
-        pictures=replace_images(judged, run.refined(judged.images)) if run.refines else None,
+        pictures=replace_images(judged, run.sharpened(judged.images)) if run.sharpening else None,
         generators={
             "positional": as_samples(reference, positional),
             "gaussian": as_samples(reference, gaussian_images(fitted, reference.position, seed)),

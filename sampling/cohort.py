@@ -65,7 +65,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
         "seed": seed,
         **PLAIN,
         **draw,
-        "no_refine": not run.refines,
+        "no_sharpen": run.sharpening is None,
         "reject_copies": reject_copies,
     }
     begin(out, settings)
@@ -172,7 +172,7 @@ def draw_accepted(numbers, run, labels, seed, draw, is_copy=None):
 
     Args:
         is_copy: function of images (N, H, W) uint8 to (N,) bool, or None where nobody is rejected. It is given images
-            that are not refined: the audit's threshold is of such.
+            that are not sharpened: the audit's threshold is of such.
 
     Raises:
         UserError: somebody was a copy ATTEMPTS times.

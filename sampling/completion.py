@@ -213,7 +213,7 @@ def draw_images(run, original, cells, ids, count, seed, draw):
     codes = run.encode(original)  # (1, h, w)
     drawn = completions_of(run.prior, codes[0], cells, *ids, count, seed, **draw)  # (N, h, w)
     crops = run.decode_crops(np.concatenate([np.repeat(codes, CHAINS, axis=0), drawn]), "completions", CHAINS)
-    crops = run.refined(crops)
+    crops = run.sharpened(crops)
     images = frame.paste(crops[..., None], run.box, run.frame)  # (CHAINS + N, H, W, 1)
     label, position = np.repeat(np.array(ids, np.int32)[:, None], len(drawn), axis=1)
     columns = {"label": label, "position": position}

@@ -26,7 +26,7 @@ def export(run, folder):
     """
     out = Path(folder)
     with new_folder(out, flag=None) as unfinished:
-        archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK, run.refiner)
+        archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK, run.sharpening, run.refiner)
         archive.write_out(str(unfinished), verbose=False)
         save_json(unfinished / "about.json", {name: run.config[name] for name in ABOUT} | {"run": run.name})
         if (run.folder / "MODEL_CARD.md").is_file():
@@ -35,7 +35,7 @@ def export(run, folder):
     return out
 
 
-def export_archive(vqvae, prior, crop_box, frame, block, refiner=None):
+def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refiner=None):
     """Both models as a keras.export.ExportArchive.
 
     Images are (N, H, W, 1) float32 in [0, 1] in the full frame: cropping and pasting back are inside. The endpoints:
@@ -43,7 +43,7 @@ def export_archive(vqvae, prior, crop_box, frame, block, refiner=None):
     encode(images) -> codes, (N, h, w) int32.
     decode(codes) -> images.
     sample(uniforms, (N, h, w) float32 in [0, 1); label, position, (N,) int32 with 0 for none; temperature, float32)
-    -> images, refined and so in steps of 1/255, codes, and log_likelihood_bits, (N,) float32.
+    -> images, sharpened and so in steps of 1/255, codes, and log_likelihood_bits, (N,) float32.
 
     What an endpoint returns is a dict of these names.
 
@@ -51,7 +51,7 @@ def export_archive(vqvae, prior, crop_box, frame, block, refiner=None):
         crop_box: top, left, height and width of the box in the frame that the models see.
         frame: (H, W).
         block: grids that are sampled together; sums, and so codes, can differ in another company.
-        refiner: the Refiner of what is drawn, or None.
+        sharpening, refiner: the Sharpening and the Refiner of what is drawn, or None.
     """
     import keras
     import tensorflow as tf
@@ -69,10 +69,8 @@ def export_archive(vqvae, prior, crop_box, frame, block, refiner=None):
 
     def decode_drawn(codes):
         crops = vqvae.decode(codes)
-        return in_frame(in_steps(refiner.refine(in_steps(crops))) if refiner else crops)
-
-    def in_steps(images):  # what bytes can say: samples are refined from there
-        return tf.round(255 * images) / 255
+        crops = sharpening.sharpen_tensor(crops) if sharpening else crops
+        return in_frame(tf.round(255 * refiner.refine(crops)) / 255 if refiner else crops)
 
     def sample(uniforms, label, position, temperature):
         def sample_block(inputs):

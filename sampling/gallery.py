@@ -40,7 +40,7 @@ def gallery(run, seed=0, out=None, **draw):
         names, positions, conditions = poster_conditions(run)
         blocks = list(run.draw(*conditions, seed, **draw))
         samples = np.concatenate([block.images for block in blocks])[..., None]
-        drawn = np.concatenate([block.codes for block in blocks])  # a refined image would be encoded to others
+        drawn = np.concatenate([block.codes for block in blocks])  # a sharpened image would be encoded to others
         columns = dict(zip(("label", "position"), conditions, strict=True))
         if given is None:
             originals, known = samples[:COMPLETED], drawn[:COMPLETED]
@@ -93,5 +93,5 @@ def complete_upper_halves(run, codes, columns, seed, draw):
         )[:COMPLETIONS]
         for i, grid in enumerate(codes)
     ]
-    images = run.refined(run.decode_crops(np.concatenate(drawn), "completions"))  # (N COMPLETIONS, H, W)
+    images = run.sharpened(run.decode_crops(np.concatenate(drawn), "completions"))  # (N COMPLETIONS, H, W)
     return images.reshape(len(codes), COMPLETIONS, *images.shape[1:], 1)

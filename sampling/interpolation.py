@@ -43,7 +43,7 @@ def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
         rows, images, captions = [], [], []
         for way, codes in (("mixed", mix(run.vqvae.quantizer, steps, turned[0], turned[-1])), ("turned", turned)):
             bits = prior_bits(run.prior, codes, columns).sum(axis=(1, 2))
-            images.append(run.refined(run.decode_crops(codes, block=num_images))[..., None])  # (N, H, W, 1)
+            images.append(run.sharpened(run.decode_crops(codes, block=num_images))[..., None])  # (N, H, W, 1)
             captions += [f"{value:.0f} bits" for value in bits]
             rows += [
                 {

@@ -14,6 +14,7 @@ from slices.images import load_blocks, load_images
 from slices.index import read_slices
 from slices.memory import check_cache
 from training.folder import find_beside, load_models, load_refiner, open_run, white_of
+from training.sharpening import load_sharpening
 from training.workers import start_tensorflow
 from utils import UserError, block_starts, progress
 
@@ -50,7 +51,7 @@ class Run:
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
-        refine: whether what is drawn is given the detail of slices.
+        sharpen: whether what is drawn is given the strength of detail that slices have.
 
     Attributes:
         folder: Path.
@@ -67,7 +68,7 @@ class Run:
         UserError: there is no such run, or its ``stage`` is not finished.
     """
 
-    def __init__(self, name=None, stage="prior", data=None, cache=None, refine=True):
+    def __init__(self, name=None, stage="prior", data=None, cache=None, sharpen=True):
         if isinstance(name, Path):
             name = f"./{name}" if len(name.parts) == 1 else str(name)
         self.folder, self.config = open_run(name, stage)
@@ -78,7 +79,7 @@ class Run:
         self.box = Box(*self.config["crop_box"])
         check_cache(cache)
         self.cache = cache
-        self.refines = refine and self.config["stages"].get("refiner") == "finished"
+        self.sharpening = load_sharpening(self.folder / "sharpening.json") if sharpen else None
 
     @cached_property
     def slices(self):
@@ -109,8 +110,8 @@ class Run:
 
     @cached_property
     def refiner(self):
-        """The Refiner of what is drawn; None where there is none, or it is not wanted."""
-        return load_refiner(self.folder) if self.refines else None
+        """The Refiner of what is drawn; None where the run has none, or it is not wanted."""
+        return load_refiner(self.folder) if self.sharpening else None
 
     def needs_data(self):
         """Raise a UserError unless the run's slices are there."""
@@ -162,16 +163,17 @@ class Run:
         return paste(self.decode_crops(codes)[..., None], self.box, self.frame)[..., 0]
 
     def decode_drawn(self, codes):
-        """Codes (N, h, w) int that were drawn -> images (N, H, W) uint8 in the full frame, refined."""
-        return paste(self.refined(self.decode_crops(codes, "samples"))[..., None], self.box, self.frame)[..., 0]
+        """Codes (N, h, w) int that were drawn -> images (N, H, W) uint8 in the full frame, sharpened."""
+        return paste(self.sharpened(self.decode_crops(codes, "samples"))[..., None], self.box, self.frame)[..., 0]
 
-    def refined(self, images, block=BLOCK):
-        """Images (N, box height, box width) uint8, refined where the run knows how and it is wanted."""
+    def sharpened(self, images):
+        """Images (N, box height, box width) uint8, sharpened and refined where the run knows how and it is wanted."""
+        images = self.sharpening.sharpen(images) if self.sharpening else images
         if self.refiner is None:
             return images
         refine = traced(self.refiner.refine)
-        blocks = (images[start : start + block, ..., None] for start in range(0, len(images), block))
-        return np.concatenate([to_bytes(np.asarray(refine(part.astype(np.float32) / 255))) for part in blocks])
+        blocks = (images[start : start + BLOCK, ..., None] for start in range(0, len(images), BLOCK))
+        return np.concatenate([to_bytes(np.asarray(refine(block.astype(np.float32) / 255))) for block in blocks])
 
     def decode_crops(self, codes, what="codes", block=BLOCK):
         """Codes (N, h, w) int -> images (N, box height, box width) uint8 in the crop box.

@@ -197,7 +197,7 @@ def test_what_raster_order_cannot_condition_on_is_approximate_and_says_so(run_pr
 def test_where_all_is_kept_the_reconstruction_comes_back(run_predict, finished_run, slice_path, tmp_path):
     Image.new("L", Image.open(slice_path).size, 255).save(tmp_path / "white.png")
     words = "complete", slice_path, "--keep", tmp_path / "white.png", "--num-images", 2
-    out, sharp = run_predict(*words, "--no-refine"), run_predict(*words, out="sharp")
+    out, sharp = run_predict(*words, "--no-sharpen"), run_predict(*words, out="sharp")
     (tmp_path / "one").mkdir()
     shutil.copy(slice_path, tmp_path / "one")
     expected = image(run_predict("reconstruct", tmp_path / "one", out="r") / "00000_106_71_reconstruction.png")

@@ -155,7 +155,7 @@ def test_samples_hold_together(run):
     samples = run.sample(3, label="NC", position=1)
     assert samples.images.shape == (3, *run.frame) and samples.codes.shape == (3, *run.code_grid)
     assert np.array_equal(run.decode_drawn(samples.codes), samples.images)
-    plain = Run(run.folder, refine=False).sample(3, label="NC", position=1)
+    plain = Run(run.folder, sharpen=False).sample(3, label="NC", position=1)
     assert np.array_equal(run.decode(samples.codes), plain.images) and np.array_equal(plain.codes, samples.codes)
     assert not np.array_equal(plain.images, samples.images)
     bits = run.bits(samples.codes, "NC", 1)

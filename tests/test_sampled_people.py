@@ -93,8 +93,8 @@ def test_it_goes_on_after_a_stop_with_what_is_missing(whole, run, tmp_path, monk
     monkeypatch.setattr(sampling.cohort, "draw_people", lambda *a, **b: drawn.append(a[2]) or real(*a, **b))
     with pytest.raises(UserError, match=r"begun with other flags or weights \(--seed 2\)"):
         write_cohort(run, out, PEOPLE, seed=3)
-    with pytest.raises(UserError, match=r"begun with other flags or weights \(--no-refine False\)"):
-        write_cohort(Run(run.folder, refine=False), out, PEOPLE, seed=2)
+    with pytest.raises(UserError, match=r"begun with other flags or weights \(--no-sharpen False\)"):
+        write_cohort(Run(run.folder, sharpen=False), out, PEOPLE, seed=2)
     write_cohort(run, out, PEOPLE, seed=2)
     assert drawn == [range(4), range(4, 7)] and files(out) == files(whole)
 

@@ -158,7 +158,7 @@ def test_the_export_equals_the_run_in_a_process_without_this_code(run, elsewhere
     decoded = paste(np.asarray(run.vqvae.decode(taken["codes"])), run.box, run.frame)
     assert np.allclose(taken["decoded"], decoded, atol=1e-5)
     assert np.array_equal(to_bytes(taken["images"]), elsewhere.samples.images)
-    assert not np.array_equal(taken["images"], taken["decoded"])  # what is drawn is refined
+    assert not np.array_equal(taken["images"], taken["decoded"])  # what is drawn is sharpened
     assert np.allclose(taken["log_likelihood_bits"], elsewhere.samples.table["log_likelihood_bits"], atol=1e-3)
 
 
@@ -232,7 +232,7 @@ def test_the_poster_completes_slices_by_keeping_half_of_the_codes(run):
     h, w = run.code_grid
     codes = np.random.default_rng(0).integers(0, 32, (2, h, w)).astype(np.int32)
     reader = SimpleNamespace(  # shows the codes themselves
-        prior=run.prior, decode_crops=lambda drawn, what: drawn, refined=lambda images: images
+        prior=run.prior, decode_crops=lambda drawn, what: drawn, sharpened=lambda images: images
     )
     columns = {"label": np.array([1, 2], np.int32), "position": np.array([1, 2], np.int32)}
     drawn = complete_upper_halves(reader, codes, columns, 0, {})[..., 0]

@@ -284,7 +284,7 @@ class Options:
 
     refiner_steps: int = option(
         1500,
-        "optimizer steps; 0 for no refiner: what is drawn is then as smooth as the decoder draws it",
+        "optimizer steps; 0 for none: what is drawn is then sharpened only",
         REFINER,
         within=(0, 10**9),
         metavar="N",

@@ -256,8 +256,9 @@ def begin_run(folder, config, slices):
         return
     with new_folder(folder, "--run") as unfinished:
         slices.to_csv(unfinished / "slices.csv", index=False)
-        for name in ("vqvae.keras", "history_vqvae.csv") if source else ():
-            shutil.copy2(source / name, unfinished / name)
+        for name in ("vqvae.keras", "history_vqvae.csv", "sharpening.json") if source else ():
+            if (source / name).is_file():  # earlier versions sharpened nothing
+                shutil.copy2(source / name, unfinished / name)
         save_json(unfinished / "config.json", config)
 
 

@@ -18,7 +18,7 @@ from training.steps import apply_gradients
 CRITIC_WIDTH = 64
 KEPT = 4  # pixels: the means of blocks of this side are to stay; what is finer is the refiner's to change
 KEEPING = 3.0  # weight of the change of these means
-RATE = 0.2  # times the learning rate of the other stages
+RATE = 0.25  # times the learning rate of the other stages
 DETAIL = 12.0  # what the critic sees of detail is a tenth as strong as all it sees
 
 
