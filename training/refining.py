@@ -91,7 +91,7 @@ def refining_step(refining, batch):
     """
     refiner = refining.refiner
     with tf.GradientTape() as of_refiner, tf.GradientTape() as of_critic:
-        refined = refiner(batch["drawn"])
+        refined = refiner.call(batch["drawn"])  # as they are: Keras would cast them
         taken_for_drawn = refining.judge(refined)
         fooled = ops.mean(ops.softplus(-taken_for_drawn))
         changed = ops.mean(ops.abs(ops.average_pool(refined - batch["drawn"], KEPT, KEPT)))
