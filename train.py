@@ -437,7 +437,10 @@ def draw_images(models, sharpening, columns, count, seed, purpose):
 
 
 def judge_refined(originals, refined):
-    """Held-out metric of refined images: how far their power is from that of slices, mean |log10| over frequencies.
+    """Held-out metrics of refined images: power in the upper half of frequencies, and noise in flat tissue.
+
+    A critic's loss says who is ahead, not how good. So the best weights are those whose images are nearest to slices in
+    these two, as factors: "loss" is the sum of their |log10|.
 
     Args:
         originals: (N, H, W) uint8.
@@ -446,10 +449,16 @@ def judge_refined(originals, refined):
     import numpy as np
 
     from metrics.images import mean_spectrum
+    from metrics.measured import slice_noise
     from slices.frame import to_bytes
 
-    powers = [mean_spectrum(images, len(images))[1] for images in (originals, to_bytes(refined))]
-    return {"loss": float(np.abs(np.log10(powers[1] / powers[0])).mean())}
+    sides = originals, to_bytes(refined)
+    powers = [mean_spectrum(images, len(images))[1] for images in sides]
+    upper = slice(len(powers[0]) // 2, None)
+    missing = float(np.abs(np.log10(powers[1] / powers[0]))[upper].mean())
+    noises = [np.median([noise for noise in map(slice_noise, images) if noise > 0] or [1.0]) for images in sides]
+    ratio = float(noises[1] / noises[0])
+    return {"loss": missing + abs(np.log10(ratio)), "missing_power": missing, "noise_ratio": ratio}
 
 
 if __name__ == "__main__":

@@ -96,6 +96,12 @@ def describe_slice(image):
     )
 
 
+def slice_noise(image):
+    """``noise_of`` a slice (H, W) uint8."""
+    mask, grey = brain_mask(image), as_grey(image)
+    return noise_of(grey, laplacian_pyramid(grey, mask, 1)[0][0], mask)
+
+
 def noise_of(image, finest, mask):
     """How strong the finest detail is in flat tissue: its median absolute deviation, scaled to a standard deviation.
 

@@ -19,11 +19,12 @@ CRITIC_WIDTH = 64
 KEPT = 4  # pixels: the means of blocks of this side are to stay; what is finer is the refiner's to change
 KEEPING = 3.0  # weight of the change of these means
 RATE = 0.25  # times the learning rate of the other stages
-DETAIL = 12.0  # what the critic sees of detail is a tenth as strong as all it sees
+DETAIL_SIDES = (3, 7)  # pixels: the critic sees how they differ from the means of squares of such sides around them,
+DETAIL = 12.0  # times this, and nothing else: by the coarse faults of drawn codes it would always win
 
 
 class Critic(keras.Sequential):
-    """Images (B, H, W, 1) and their detail, (B, H, W, 2) -> how much each place looks like one of a slice.
+    """The detail of images, (B, H, W, 2) -> how much each place looks like one of a slice.
 
     Logits (B, H/8, W/8, 1) float32, each of about 40x40 pixels (PatchGAN, Isola et al. 2017, arXiv:1611.07004).
     """
@@ -61,8 +62,8 @@ class Refining(keras.Model):
 
     def judge(self, images):
         """Images (B, H, W, 1) float32 -> logits of being slices, (B, H/8, W/8, 1) float32."""
-        detail = images - ops.average_pool(images, 3, 1, padding="same")
-        seen = ops.concatenate([3 * images - 1, DETAIL * detail], axis=-1)  # (B, H, W, 2)
+        details = [images - ops.average_pool(images, side, 1, padding="same") for side in DETAIL_SIDES]
+        seen = DETAIL * ops.concatenate(details, axis=-1)  # (B, H, W, 2)
         return ops.cast(self.critic(ops.cast(seen, self.compute_dtype)), "float32")
 
 
