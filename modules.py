@@ -18,7 +18,6 @@ from keras import layers, ops
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
 LOG_2 = 0.6931471805599453
 BLACK = 5 / 255  # what is no lighter is outside the brain, and is not refined
-GRAIN_SIDE, GRAIN_CHANNELS = 256, 4  # of the field of noise that the refiner takes grain from
 
 registered = keras.saving.register_keras_serializable("brains")
 
@@ -307,9 +306,8 @@ class Refiner(keras.Model):
 
     A decoder draws the mean of all that its codes may stand for, and a mean is smooth; drawn codes fit each other less
     well than those of slices. This net adds a correction, which it learns against a critic (Shrivastava et al. 2017,
-    arXiv:1612.07828; training/refining.py). It
-    has two levels, half and a quarter of the resolution. The grain of tissue comes from noise, of which an image always
-    gets the same, so that it has one refined image.
+    arXiv:1612.07828; training/refining.py). It has two levels, half and a quarter of the resolution. Nothing is random
+    in it: an image has one refined image.
 
     Args:
         image_shape: (H, W, 1), each side a multiple of 4.
@@ -355,27 +353,17 @@ class Refiner(keras.Model):
             return
         height, width, channels = self.image_shape
         half = (None, height // 2, width // 2, self.settings["width"])
-        self.enter.build((None, height // 2, width // 2, 4 * channels + GRAIN_CHANNELS))
+        self.enter.build((None, height // 2, width // 2, 4 * channels))
         self.below.build(half)
         self.leave.build(half)
         self.built = True
 
     def call(self, images):
         """Images (B, H, W, 1) float32 in [0, 1] -> refined, float32, unbounded; what is black stays as it is."""
-        seen = ops.concatenate([space_to_depth(4 * images - 1, 2), self.grain(images)], axis=-1)  # (B, H/2, W/2, 8)
+        seen = space_to_depth(4 * images - 1, 2)  # (B, H/2, W/2, 4)
         half = self.enter(ops.cast(seen, self.compute_dtype))  # (B, H/2, W/2, C)
         correction = self.leave(half + self.below(half))  # (B, H, W, 1)
         return images + ops.where(images > BLACK, ops.cast(correction, "float32"), 0.0)
-
-    def grain(self, images):
-        """Noise for images (B, H, W, 1): a window of one field, (B, H/2, W/2, 4), where the sum of an image tells."""
-        field = tf.random.stateless_normal((GRAIN_SIDE, GRAIN_SIDE, GRAIN_CHANNELS), (self.settings["seed"], 0))
-        total = ops.sum(ops.cast(ops.round(255 * images), "int32"), axis=(1, 2, 3))[:, None]  # (B, 1)
-        rows = (total + ops.arange(self.image_shape[0] // 2)) % GRAIN_SIDE  # (B, H/2)
-        columns = (total // GRAIN_SIDE + ops.arange(self.image_shape[1] // 2)) % GRAIN_SIDE  # (B, W/2)
-        return ops.take(
-            ops.reshape(field, (-1, GRAIN_CHANNELS)), GRAIN_SIDE * rows[:, :, None] + columns[:, None], axis=0
-        )
 
     def refine(self, images):
         """Images (B, H, W, 1) float32 in [0, 1] -> refined, the same."""

@@ -1,11 +1,11 @@
-"""The refiner: what it leaves alone, its grain, and that it learns detail from its critic."""
+"""The refiner: what it leaves alone, and that it learns detail from its critic."""
 
 import numpy as np
 import pytest
 from models import randomise
 from scipy import ndimage
 
-from modules import BLACK, GRAIN_SIDE, Refiner
+from modules import BLACK, Refiner
 from slices.frame import Box
 from training.refining import build_refining, refining_step
 
@@ -35,16 +35,6 @@ def test_what_is_black_stays_as_it_is_and_all_else_is_refined(refiner, images):
 def test_an_image_has_one_refined_image_in_any_company(refiner, images):
     alone = np.concatenate([refiner.refine(images[i : i + 1]) for i in range(4)])
     assert np.allclose(alone, refiner.refine(images), atol=1e-6)
-
-
-def test_grain_is_a_window_of_one_field_where_the_sum_of_the_image_tells(refiner, images):
-    whole = np.zeros((1, 2 * GRAIN_SIDE, 2 * GRAIN_SIDE, 1), np.float32)  # its sum is 0: the field from its corner
-    field = Refiner(whole.shape[1:], width=4, seed=3).grain(whole).numpy()[0]
-    assert field.shape == (GRAIN_SIDE, GRAIN_SIDE, 4) and abs(field.std() - 1) < 0.01
-    for image, grain in zip(images, refiner.grain(images).numpy(), strict=True):
-        total = int(np.rint(255 * image.astype(np.float64)).sum())
-        rows, columns = (total + np.arange(8)) % GRAIN_SIDE, (total // GRAIN_SIDE + np.arange(12)) % GRAIN_SIDE
-        assert np.array_equal(grain, field[np.ix_(rows, columns)])
 
 
 def test_saved_equals_loaded(refiner, images, tmp_path):
