@@ -83,7 +83,7 @@ class Run:
 
     @cached_property
     def slices(self):
-        """The index of its slices, a DataFrame of path, subject, slice, position, label, split."""
+        """The index of its slices, a DataFrame of path, subject, scan, slice, position, label, split."""
         return read_slices(self.folder)
 
     @cached_property
