@@ -46,7 +46,12 @@ def is_told(run):
 
 def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
     """What ``Run.sample_people`` gives; see there."""
-    blocks = list(people_blocks(run, num_people, label, seed, shard, **draw))
+    return join_people(people_blocks(run, num_people, label, seed, shard, **draw))
+
+
+def join_people(blocks):
+    """An iterable of People as one."""
+    blocks = list(blocks)
     return People(
         *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits", "label")),
         [row for block in blocks for row in block.rows],
