@@ -181,7 +181,10 @@ def add_given(parser):
 def people_flags(parser):
     add_run(parser, "people-<time>", data=True)
     add_people(parser, 8)
-    parser.add_argument("--label", help="a label of the run, or none for the model without (default: drawn)")
+    parser.add_argument(
+        "--label",
+        help="a label of the run, or none for the model without (default: drawn; of --complete: as slices.csv says)",
+    )
     add_given(parser)
     add_draw(parser)
     add_shard(parser, "people")
