@@ -153,10 +153,39 @@ def add_people(parser, default):
     )
 
 
+def add_given(parser):
+    """--complete, --positions and --candidates."""
+    parser.add_argument(
+        "--complete",
+        nargs="+",
+        metavar="PATH",
+        help="a folder of some slices of one person, or files: they stay, and people are drawn around them",
+    )
+    parser.add_argument(
+        "--positions",
+        nargs="+",
+        type=number(int, 0),
+        metavar="P",
+        help="where they are, 0 (lowest slice) upwards (default: what slices.csv says, or their numbers, when these "
+        "reach from end to end)",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=number(int, 1, 1000),
+        default=8,
+        metavar="N",
+        help="draw what is missing below a given slice so often, and choose what makes that one likely (default 8)",
+    )
+
+
 def people_flags(parser):
-    add_run(parser, "people-<time>")
+    add_run(parser, "people-<time>", data=True)
     add_people(parser, 8)
-    parser.add_argument("--label", help="a label of the run, or none for the model without (default: drawn)")
+    parser.add_argument(
+        "--label",
+        help="a label of the run, or none for the model without (default: drawn; of --complete: as slices.csv says)",
+    )
+    add_given(parser)
     add_draw(parser)
     add_shard(parser, "people")
     for flag, what in (("--pixel-size", "side of a pixel"), ("--spacing", "from one slice to the next")):

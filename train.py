@@ -308,6 +308,7 @@ def train_prior(team, config, folder, parts, box):
     from training.folder import load_models
     from training.loop import Stage
     from training.optimisation import build_prior
+    from training.sharpening import load_sharpening
     from training.steps import prior_step, with_codes
     from utils import file_sha256
 
@@ -340,7 +341,8 @@ def train_prior(team, config, folder, parts, box):
 
     def show():
         codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
-        tf.summary.image("samples", vqvae.decode(codes), max_outputs=8)
+        images, sharpening = vqvae.decode(codes), load_sharpening(folder / "sharpening.json")
+        tf.summary.image("samples", sharpening.sharpen_tensor(images) if sharpening else images, max_outputs=8)
 
     stage = Stage(
         team,

@@ -6,7 +6,7 @@ import numpy as np
 
 from metrics.people import mean_by_person, value_of
 from sampling.run import prior_bits
-from slices.neighbours import NONE, slices_below
+from slices.neighbours import NO_SLICE, slices_below
 
 
 def told_bits(run, cache, part, split):
@@ -40,20 +40,23 @@ def told_bits(run, cache, part, split):
 
 
 def codes_told(codes, rows, gaps):
-    """What a prior is told, (N, n, h, w) and (N, n): rows (N, n) of codes (N, h, w), NONE where there is none."""
-    there = rows != NONE
-    return np.where(there[..., None, None], codes[rows], NONE).astype(np.int32), np.where(there, gaps, 0)
+    """What a prior is told, (N, n, h, w) and (N, n): rows (N, n) of codes (N, h, w), NO_SLICE where there is none."""
+    there = rows != NO_SLICE
+    return np.where(there[..., None, None], codes[rows], NO_SLICE).astype(np.int32), np.where(there, gaps, 0)
 
 
 def next_persons(rows, slices, subjects):
-    """Rows (N, n) of slices -> those of the next person at the same positions, NONE where that one has none."""
+    """Rows (N, n) of slices -> those of the next person at the same positions, NO_SLICE where that one has none."""
     people = sorted(set(subjects))
     following = dict(zip(people, people[1:] + people[:1], strict=True))
     positions = slices["position"].to_numpy()
     place = {key: row for row, key in enumerate(zip(subjects, positions, strict=True))}
     return np.array(
         [
-            [NONE if row == NONE else place.get((following[subjects[row]], positions[row]), NONE) for row in one]
+            [
+                NO_SLICE if row == NO_SLICE else place.get((following[subjects[row]], positions[row]), NO_SLICE)
+                for row in one
+            ]
             for one in rows
         ]
     )

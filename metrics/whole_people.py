@@ -164,6 +164,9 @@ def too_few(reference, population):
 def measure_people(run, cache, parts, split, threshold, seed):
     """The section stacks of metrics.json and None, or None and a sentence that says why there is none.
 
+    Drawn people are set against slices as they are shown, sharpened, and against reconstructions as their codes are
+    decoded; so are copies searched for.
+
     Args:
         run: sampling.run.Run.
         cache: metrics.parts.Cache of the run.
@@ -179,12 +182,16 @@ def measure_people(run, cache, parts, split, threshold, seed):
     own_rows = np.arange(len(reference.person))  # of people who are drawn for those of the split
     more = choose_labels(run, max(DRAWN - len(own_rows), 0), None, seed)
     drawn = drawn_stacks(run, cache, np.concatenate([reference.label, more]), seed)
-    everyone = measured(drawn, "sampled people")
-    people, result = everyone.take(own_rows), {"people": len(own_rows), "slices": run.num_positions}
-    for name, kind in (("against_real", "crops"), ("against_reconstructions", "reconstructions")):
+    result = {"people": len(own_rows), "slices": run.num_positions}
+    for name, kind, shown in (
+        ("against_real", "crops", sharpened(run, drawn)),
+        ("against_reconstructions", "reconstructions", drawn.take(own_rows)),
+    ):
         unseen, training = sides[kind]
         own, others = measured(unseen, "unseen people"), measured(training, "training people")
         mixed = measured(mixed_stacks(unseen, training, seed), "independent slices")
+        everyone = measured(shown, "sampled people")
+        people = everyone.take(own_rows)
         result[name] = judge_people(people, own, join(own, others), {"independent": mixed}, seed)
         if name == "against_real":
             result["usefulness"] = by_source(others, everyone, own, known_features)
@@ -216,8 +223,13 @@ def mixed_stacks(unseen, training, seed):
     return independent_stacks(together, seed).take(np.arange(len(unseen.person)))
 
 
+def sharpened(run, stacks):
+    """Stacks of drawn people as the run shows them; the same where it sharpens nothing."""
+    return replace(stacks, images=np.stack([run.sharpened(images) for images in stacks.images]))
+
+
 def drawn_stacks(run, cache, label, seed):
-    """Stacks of people whom the run draws, of these labels (P,) int32, in the crop box."""
+    """Stacks of people whom the run draws, of these labels (P,) int32, in the crop box, as their codes are decoded."""
 
     def compute():
         starts = range(0, len(label), BLOCK)

@@ -70,13 +70,22 @@ def write_model_card(folder, config, metrics=None, out=None):
         "",
         "## Limits",
         "",
-        "- slices are drawn one by one; positions of one seed are not one head",
+        limit_of_slices(config),
         "- numbers hold for data like that above, and for as many people",
         "",
         CLAIM,
     ]
     with whole_file(out / "MODEL_CARD.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def limit_of_slices(config):
+    """What of the drawn slices is one head."""
+    if config.get("prior_contexts", 0) and config["num_positions"] > 1:
+        return (
+            "- `predict.py people` draws the slices of one head, each told of those below; `sample` draws single ones"
+        )
+    return "- slices are drawn one by one; positions of one seed are not one head"
 
 
 def data_lines(folder, config):

@@ -69,6 +69,12 @@ def choose_conditions(run, num_images, label=None, position=None, seed=0):
     return labels, positions
 
 
+def names_in_run(run, paths):
+    """What the run's slices.csv calls the files at some paths, where it has them: a list of str."""
+    root = run.data.resolve()
+    return [Path(os.path.relpath(Path(path).resolve(), root)).as_posix() for path in paths]
+
+
 def look_up(run, paths, label=None, position=None):
     """What is known of given slices: a DataFrame of label, position, subject, split, a row for each path.
 
@@ -76,8 +82,7 @@ def look_up(run, paths, label=None, position=None):
     are the label "none", the position -1, and "". What is not known is said.
     """
     label_id, position_id = wanted_conditions(run.labels, run.num_positions, label, position)
-    root = run.data.resolve()
-    names = [Path(os.path.relpath(Path(path).resolve(), root)).as_posix() for path in paths]
+    names = names_in_run(run, paths)
     index = run.slices.set_index("path")[["label", "position", "subject", "split"]]
     known = index.reindex(names).reset_index(drop=True)
     known = known.fillna({"label": NONE, "position": -1, "subject": "", "split": ""}).astype({"position": int})

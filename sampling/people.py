@@ -11,6 +11,7 @@ import pandas as pd
 
 from sampling.draws import BLOCK, NONE, check_draw, shard_of, wanted_conditions
 from slices.index import condition_ids
+from slices.neighbours import NO_SLICE, ranks_told
 from utils import UserError, progress, random_generator
 
 
@@ -45,7 +46,12 @@ def is_told(run):
 
 def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
     """What ``Run.sample_people`` gives; see there."""
-    blocks = list(people_blocks(run, num_people, label, seed, shard, **draw))
+    return join_people(people_blocks(run, num_people, label, seed, shard, **draw))
+
+
+def join_people(blocks):
+    """An iterable of People as one."""
+    blocks = list(blocks)
     return People(
         *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits", "label")),
         [row for block in blocks for row in block.rows],
@@ -156,11 +162,13 @@ def draw_slice(prior, drawn, labels, position, uniforms, **draw):
 
 
 def slices_told(prior, drawn):
-    """What a prior is told of the slices below, a list of codes (B, h, w): the one below, and the lowest; or None."""
+    """What a prior is told of the slices below, a list of codes (B, h, w) from the lowest: codes and gaps; or None."""
     if not drawn or not prior.num_contexts:
         return None
-    told, gaps = [drawn[-1], drawn[0]][: prior.num_contexts], [1, len(drawn)][: prior.num_contexts]
-    return np.stack(told, axis=1), np.tile(np.int32(gaps), (len(drawn[0]), 1))
+    ranks, nothing = ranks_told(len(drawn), prior.num_contexts), np.full_like(drawn[0], NO_SLICE)
+    told = [nothing if rank == NO_SLICE else drawn[rank] for rank in ranks]
+    gaps = [0 if rank == NO_SLICE else len(drawn) - rank for rank in ranks]
+    return np.stack(told, axis=1), np.tile(np.int32(gaps), (len(nothing), 1))
 
 
 def person_name(i):

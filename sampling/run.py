@@ -9,6 +9,7 @@ import pandas as pd
 
 from sampling.draws import BLOCK, check_draw, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
 from sampling.people import sample_people
+from sampling.people_completion import complete_person
 from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_blocks, load_images
 from slices.index import read_slices
@@ -83,7 +84,7 @@ class Run:
 
     @cached_property
     def slices(self):
-        """The index of its slices, a DataFrame of path, subject, slice, position, label, split."""
+        """The index of its slices, a DataFrame of path, subject, scan, slice, position, label, split."""
         return read_slices(self.folder)
 
     @cached_property
@@ -278,6 +279,24 @@ class Run:
             UserError: the run does not know the label, has one position, or there are more parts than people.
         """
         return sample_people(self, num_people, label, seed, shard, **draw)
+
+    def complete_person(self, known, num_people=8, label=None, seed=0, shard=(1, 1), candidates=8, **draw):
+        """Whole people who have some slices in common: a person's given ones, and others drawn to go with them.
+
+        Completion i depends on the seed and on i alone, and is what ``predict.py people --complete`` makes of the same.
+
+        Args:
+            known: dict of position, from 0, the lowest → image (H, W) uint8 in the run's frame; it comes out as it is.
+            num_people: how many completions, from 1.
+            label: of the person, a label of the run; None or "none" where it is not known.
+            candidates: from 1; for the slices below each given one, of which one is chosen by its likelihood.
+            seed, shard, draw: as in ``sample_people``.
+
+        Raises:
+            UserError: no slice is given or all are, a position or an image is none of the run's, or its prior was not
+                told other slices of a person.
+        """
+        return complete_person(self, known, num_people, label, seed, shard, candidates, **draw)
 
     def sample_blocks(self, num_images=16, label=None, position=None, seed=0, shard=(1, 1), **draw):
         """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.

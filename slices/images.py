@@ -367,7 +367,7 @@ def save_png(path, image):
     Image.fromarray(to_bytes(np.asarray(image))).save(path, format="PNG")
 
 
-def save_nifti(path, image, pixel_size, spacing=1.0):
+def save_nifti(path, image, pixel_size, spacing=1.0, what="sampled from a model: a scan of nobody"):
     """Write a grey image, (H, W, 1) uint8, or a stack of S with the lowest first, (H, W, S), as a NIfTI volume.
 
     It is (W, H, S), RAS+, in mm. Taken for granted is that columns run from the person's left to the right and rows
@@ -376,6 +376,7 @@ def save_nifti(path, image, pixel_size, spacing=1.0):
     Args:
         pixel_size: mm.
         spacing: mm from one slice to the next, which is how thick each is.
+        what: it is, in its header; up to 79 letters.
     """
     import nibabel
 
@@ -385,7 +386,7 @@ def save_nifti(path, image, pixel_size, spacing=1.0):
     affine[:3, 3] = -sides * (np.array(volume.shape) - 1) / 2
     nifti = nibabel.Nifti1Image(volume, affine)
     nifti.header.set_xyzt_units("mm")
-    nifti.header["descrip"] = b"sampled from a model: a scan of nobody"
+    nifti.header["descrip"] = what.encode()
     nibabel.save(nifti, path)
 
 

@@ -1,6 +1,7 @@
 """The index of the slices: one row each, read from names alone; and the tables that go with it."""
 
 import os
+import re
 import stat
 from collections import deque
 from pathlib import Path
@@ -13,8 +14,9 @@ from slices.people import read_paths
 from slices.tables import match_ids, read_search, with_ids
 from utils import UserError, check_folder, warn
 
-COLUMNS = ["path", "subject", "slice", "position", "label", "split"]
+COLUMNS = ["path", "subject", "scan", "slice", "position", "label", "split"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
+NUMBER = re.compile(r"\d+")
 
 
 def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
@@ -32,9 +34,10 @@ def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
         say_whose: warn of names that do not tell whose slices they are.
 
     Returns:
-        DataFrame sorted by split, label, subject, slice: path (relative, with forward slashes), subject,
-        slice (int, from the name), position (int, the bin of the slice's rank in its scan), label
-        (UNLABELLED where the folders say none), split (train, validation, test, or "" where they do not say).
+        DataFrame sorted by split, label, subject, slice: path (relative, with forward slashes), subject, scan (whose
+        slices are one stack; a person may have several), slice (int, from the name), position (int, the bin of the
+        slice's rank in its scan), label (UNLABELLED where the folders say none), split (train, validation, test, or ""
+        where they do not say).
 
     Raises:
         UserError: there is no such folder, no image in it, or the pattern or metadata do not fit.
@@ -50,7 +53,8 @@ def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     slices["subject"] = slices["subject"].map(one_spelling(set(slices["subject"])))
     slices = slices.astype({"subject": "category", "label": "category", "split": "category"})  # quick to sort
     slices = slices.sort_values(["split", "label", "subject", "slice", "path"], ignore_index=True)
-    return slices.astype({"subject": str, "label": str, "split": str, "slice": int, "position": int})[COLUMNS]
+    texts = {"subject": str, "scan": str, "label": str, "split": str}
+    return slices.astype({**texts, "slice": int, "position": int})[COLUMNS]
 
 
 def positions(slices):
@@ -203,6 +207,8 @@ def _people(slices, metadata):
 def read_slices(folder):
     """The index of a run, slices.csv in its folder (a Path), as a DataFrame; every row has one of the three splits.
 
+    Earlier versions wrote no scans: those are read from the paths.
+
     Raises:
         UserError: it is missing or damaged, or names files outside the folder of the slices.
     """
@@ -210,9 +216,15 @@ def read_slices(folder):
     try:
         slices = pd.read_csv(
             path,
-            dtype={"path": str, "subject": str, "label": str, "split": str, "slice": "int64", "position": "int64"},
+            dtype={
+                **dict.fromkeys(("path", "subject", "scan", "label", "split"), str),
+                **dict.fromkeys(("slice", "position"), "int64"),
+            },
             keep_default_na=False,
         )
+        if "scan" not in slices and {"path", "slice"} <= set(slices.columns):
+            scans = [scan_of(*each) for each in zip(slices["path"], slices["slice"], strict=True)]
+            slices.insert(2, "scan", scans)
         missing = set(COLUMNS) - set(slices.columns)
         if missing:
             raise ValueError(f"the column {min(missing)} is missing")
@@ -223,6 +235,17 @@ def read_slices(folder):
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be used ({error}): put the original back") from None
     return slices
+
+
+def scan_of(path, number):
+    """The name of the scan that a slice belongs to: its path without the last of its numbers that is the slice's.
+
+    Args:
+        path: str.
+        number: int, that of the slice.
+    """
+    own = [match for match in NUMBER.finditer(path) if int(match[0]) == number]
+    return path[: own[-1].start()] + path[own[-1].end() :] if own else path
 
 
 def condition_ids(slices, labels):

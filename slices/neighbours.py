@@ -1,41 +1,34 @@
-"""Which slices of a scan lie below another one."""
-
-import re
+"""Which other slices of a scan a slice is told, so that the slices of one person agree."""
 
 import numpy as np
 
-NONE = -1
-NUMBER = re.compile(r"\d+")
+NO_SLICE = -1
 
 
-def scan_of(path, number):
-    """The name of the scan that a slice belongs to: its path without the last of its numbers that is the slice's.
+def ranks_told(rank, count):
+    """The ranks in a scan, 0 for the lowest slice, of the slices that the one of a rank is told: a list of ``count``.
 
-    Args:
-        path: str.
-        number: int, that of the slice.
+    The one below it, the lowest, and the second below it; NO_SLICE where there is none.
     """
-    own = [match for match in NUMBER.finditer(path) if int(match[0]) == number]
-    return path[: own[-1].start()] + path[own[-1].end() :] if own else path
+    return [rank - 1, 0 if rank else NO_SLICE, max(rank - 2, NO_SLICE)][:count]
 
 
 def slices_below(slices, count):
-    """The slices of the same scan that a slice is told: the one below it, and the lowest of all.
+    """The slices of the same scan that every slice is told.
 
     Args:
-        slices: DataFrame of path, slice and position.
-        count: how many of the two, 0 to 2.
+        slices: DataFrame of scan and position.
+        count: how many of those of ``ranks_told``, 0 to 3.
 
     Returns:
-        rows (N, count) int64, of the DataFrame, NONE where there is none; and gaps (N, count) int32, how many positions
-        below, 0 where there is none.
+        rows (N, count) int64, of the DataFrame, NO_SLICE where there is none; and gaps (N, count) int32, how many
+        positions below, 0 where there is none.
     """
-    rows = np.full((len(slices), count), NONE)
-    scans = [scan_of(*each) for each in zip(slices["path"], slices["slice"], strict=True)]
+    rows = np.full((len(slices), count), NO_SLICE)
     position = slices["position"].to_numpy(int)
-    for members in slices.groupby(np.array(scans)).indices.values():
+    for members in slices.groupby("scan").indices.values():
         ordered = members[np.argsort(position[members], kind="stable")]
-        for below, row in zip(ordered, ordered[1:], strict=False):
-            rows[row] = [below, ordered[0]][:count]
-    gaps = np.where(rows == NONE, 0, position[:, None] - position[rows])
+        for rank, row in enumerate(ordered):
+            rows[row] = [NO_SLICE if told == NO_SLICE else ordered[told] for told in ranks_told(rank, count)]
+    gaps = np.where(rows == NO_SLICE, 0, position[:, None] - position[rows])
     return rows, gaps.astype(np.int32)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slices.index import COLUMNS, find_slices
+from slices.index import COLUMNS, find_slices, read_slices, scan_of
 from slices.splits import split_by_subject
 from utils import UserError
 
@@ -24,7 +24,7 @@ def touch(root, *names):
 def an_index(people, per_person=3, split="", label=None):
     """An index of made-up people: A and B by turns, unless ``label`` says otherwise."""
     rows = [
-        (f"{person}_{i}.png", str(person), i, i, label or "AB"[person % 2], split)
+        (f"{person}_{i}.png", str(person), str(person), i, i, label or "AB"[person % 2], split)
         for person in range(people)
         for i in range(per_person)
     ]
@@ -44,11 +44,39 @@ def test_adni_layout_in_any_letter_case(tmp_path, above):
     slices = find_slices(tmp_path)
     assert list(slices.columns) == COLUMNS
     assert slices.drop(columns="position").values.tolist() == [
-        [f"{above}TEST/ad/14_71.Jpg", "14", 71, "AD", "test"],
-        [f"{above}train/AD/12_70.png", "12", 70, "AD", "train"],
-        [f"{above}train/NC/13_70.JPEG", "13", 70, "NC", "train"],
+        [f"{above}TEST/ad/14_71.Jpg", "14", "14", 71, "AD", "test"],
+        [f"{above}train/AD/12_70.png", "12", "12", 70, "AD", "train"],
+        [f"{above}train/NC/13_70.JPEG", "13", "13", 70, "NC", "train"],
     ]
     assert slices["slice"].dtype == slices["position"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "scan"),
+    [
+        ("train/AD/100_045.png", 45, "train/AD/100_.png"),
+        ("train/AD/45_45.png", 45, "train/AD/45_.png"),
+        ("a/I7/slice_3_of_20.png", 3, "a/I7/slice__of_20.png"),
+        ("a/no_number.png", 3, "a/no_number.png"),
+    ],
+)
+def test_an_index_without_scans_reads_them_from_the_paths(path, number, scan, tmp_path):
+    assert scan_of(path, number) == scan
+    slices = pd.DataFrame([(path, "45", number, 0, "AD", "train")], columns=[c for c in COLUMNS if c != "scan"])
+    slices.to_csv(tmp_path / "slices.csv", index=False)
+    read = read_slices(tmp_path)
+    assert list(read.columns) == COLUMNS and read["scan"].tolist() == [scan]
+
+
+def test_the_scans_of_a_person_are_told_apart_and_written_with_the_index(tmp_path):
+    names = [f"ADNI_002_S_0295_MR_I{scan}_{number}.png" for scan in (45109, 118671) for number in (9, 10)]
+    slices = find_slices(touch(tmp_path, *names))
+    assert (
+        slices["subject"].tolist() == ["002_S_0295"] * 4
+        and slices.groupby("scan")["slice"].apply(set).tolist() == [{9, 10}] * 2
+    )
+    slices.assign(split="train").to_csv(tmp_path / "slices.csv", index=False)
+    assert read_slices(tmp_path)["scan"].tolist() == slices["scan"].tolist()
 
 
 def test_oasis_layout_leaves_out_segmentation_maps(tmp_path, capsys):

@@ -42,6 +42,8 @@ RUN = {
     "python dataset.py cut --volumes BIDS --out slices": "",
     "python train.py --resume adni": "",
     "python predict.py people --run adni --num-people 8 --label AD": "--num-people 2",
+    "python predict.py people --run adni --complete SCAN": "--num-people 1 --candidates 2",
+    "python predict.py people --run adni --complete SCAN --positions 0 5 10": "--num-people 1 --candidates 1",
     "python predict.py cohort --run adni --num-people 400 --out sampled": "--num-people 6",
     "python dataset.py check --data sampled": "",
     "python predict.py reconstruct AD_NC/test --run adni": "",
@@ -288,6 +290,9 @@ def prepare(work):
     for i, path in enumerate(sorted((work / "AD_NC" / "test").rglob("*.png"))[:2]):
         for copy in (work / "SLICE.png", work / "SLICES" / f"9_{i}.png"):
             shutil.copy2(path, copy)
+    (work / "SCAN").mkdir()
+    for path in np.array(sorted((work / "AD_NC" / "test").rglob("*.png"))[:20])[[0, 5, 19]]:  # of one person's
+        shutil.copy2(path, work / "SCAN")
     people = sorted({path.name.partition("_")[0] for path in (work / "AD_NC").rglob("*.png")})
     pd.DataFrame(
         {

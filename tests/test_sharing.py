@@ -38,6 +38,7 @@ from sampling.gallery import COMPLETIONS, complete_upper_halves
 from sampling.run import Run
 from slices.frame import Box, crop, paste, to_bytes
 from slices.images import save_nifti
+from slices.index import condition_ids
 from utils import UserError, random_generator
 
 
@@ -205,6 +206,10 @@ def test_the_model_card_says_what_was_asked_and_keeps_what_the_user_wrote(finish
     write_model_card(run, Run(run).config | {"simulated": False})
     card = (run / "MODEL_CARD.md").read_text()
     assert "CC0, from OpenNeuro" in card and "TO BE FILLED IN" not in card and "test people so far: 1" in card
+    assert "draws the slices of one head" in card and "not one head" not in card
+    write_model_card(run, Run(run).config | {"simulated": False, "prior_contexts": 0})
+    card = (run / "MODEL_CARD.md").read_text()
+    assert "draws the slices of one head" not in card and "positions of one seed are not one head" in card
 
 
 # ---- the poster and TensorBoard ----------------------------------------------------------------
@@ -267,6 +272,20 @@ def test_tensorboard_is_given_scalars_images_histograms_and_the_codebook(finishe
     assert list(uses.columns) == ["code", "cells"] and list(uses["code"]) == list(range(32)) and uses["cells"].sum() > 0
     with Image.open(folder / "vqvae" / embedding.sprite.image_path) as sprite:
         assert sprite.size == (6 * 8, 6 * 8) and list(embedding.sprite.single_image_dim) == [8, 8]
+
+
+def test_tensorboard_is_given_samples_as_they_are_shown(finished_run):
+    run = Run(finished_run)
+    validation = run.slices[run.slices["split"] == "validation"][:8]
+    ids = condition_ids(validation, run.labels)
+    uniforms = np.random.default_rng(run.config["seed"]).random((len(validation), *run.code_grid), "float32")
+    codes, _ = run.prior.sample(uniforms, ids["label"], ids["position"])
+    best = pd.read_csv(finished_run / "history_prior.csv")["validation_loss"].argmin()  # whose weights the run has
+    samples = EventAccumulator(str(finished_run / "tensorboard" / "prior")).Reload().Tensors("samples")[best]
+    shown = np.asarray(Image.open(io.BytesIO(samples.tensor_proto.string_val[2])))  # after width and height
+    decoded = run.decode_crops(np.asarray(codes))
+    sharp, plain = (np.abs(shown - images[0].astype(int)).max() for images in (run.sharpened(decoded), decoded))
+    assert sharp <= 1 < plain
 
 
 def test_tensorboard_serves_the_codebook(finished_run):

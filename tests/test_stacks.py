@@ -260,6 +260,24 @@ def test_the_section_of_a_run(finished_run, tmp_path, monkeypatch):
     assert section["stacks"] is None and "a slice at every position" in section["stacks_why"]
 
 
+def test_people_are_set_against_slices_as_they_are_shown_and_against_reconstructions_as_they_are_decoded(
+    finished_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(metrics.whole_people, "DRAWN", 3)
+    seen, measured = [], metrics.whole_people.measured
+
+    def noted(stacks, what):
+        seen.extend([stacks.images] if what == "sampled people" else [])
+        return measured(stacks, what)
+
+    monkeypatch.setattr(metrics.whole_people, "measured", noted)
+    run, cache = Run(finished_run), Cache(Run(finished_run), 0, tmp_path)
+    measure_people(run, cache, load_parts(run, cache, "test"), "test", 0.1, 0)
+    sharp, plain = seen  # three people, of whom one more teaches, and the two that are compared
+    assert len(sharp) == 3 and len(plain) == 2 and not np.array_equal(sharp[:2], plain)
+    assert np.array_equal(sharp[:2], [run.sharpened(stack) for stack in plain])
+
+
 def test_the_people_of_an_evaluation_are_those_that_are_drawn_of_the_labels(finished_run, tmp_path):
     run = Run(finished_run)
     stacks = metrics.whole_people.drawn_stacks(run, Cache(run, 0, tmp_path), np.array([2, 2, 2]), seed=3)

@@ -11,8 +11,8 @@ from metrics.told_bits import codes_told, next_persons, told_bits
 
 
 def slices_of_two():
-    rows = [(f"{person}_{i}.png", i, i, person) for person in "ab" for i in range(3)]
-    return pd.DataFrame(rows, columns=["path", "slice", "position", "subject"])
+    rows = [(person, person, i) for person in "ab" for i in range(3)]
+    return pd.DataFrame(rows, columns=["scan", "subject", "position"])
 
 
 def test_the_next_persons_slices_stand_at_the_same_positions():

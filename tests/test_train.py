@@ -52,7 +52,7 @@ def test_run_folder_is_complete(finished_run):
         assert (finished_run / name).exists()
     assert not list(finished_run.glob(".*"))  # nothing unfinished left
     slices = pd.read_csv(finished_run / "slices.csv")
-    assert list(slices.columns) == ["path", "subject", "slice", "position", "label", "split"]
+    assert list(slices.columns) == ["path", "subject", "scan", "slice", "position", "label", "split"]
     assert len(slices) == 32 and slices.groupby("subject")["split"].nunique().max() == 1
     assert set(slices["split"]) == {"train", "validation", "test"}
     assert not slices["path"].str.startswith("/").any()

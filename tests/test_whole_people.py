@@ -1,5 +1,7 @@
 """Whole people: a stack of slices each, as arrays, as folders, as volumes, and as views from the front and the side."""
 
+from types import SimpleNamespace
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -8,8 +10,10 @@ from PIL import Image
 
 import sampling.people
 import sampling.people_folder
+from metrics.told_bits import codes_told
 from sampling.people import choose_labels, draw_stack, slice_names, slices_told
 from sampling.run import Run, prior_bits
+from slices.neighbours import slices_below
 from slices.views import GAP, coronal_views, sagittal_views, square
 from utils import UserError
 
@@ -73,6 +77,18 @@ def test_slices_are_drawn_upwards_and_each_could_be_told_those_below(run, monkey
     codes, bits = draw_stack(run, np.array([1, 2]), np.zeros((2, 3, 1, 1)), temperature=0.5)
     assert asked == [(0, 0, {"temperature": 0.5}), (1, 1, {"temperature": 0.5}), (2, 2, {"temperature": 0.5})]
     assert np.array_equal(codes[:, :, 0, 0], [[0, 1, 2]] * 2) and np.allclose(bits, [[0, -1, -2]] * 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_sampling_tells_the_slices_that_training_told(count):
+    codes = np.random.default_rng(0).integers(0, 9, (5, 2, 3)).astype(np.int32)
+    told, gaps = codes_told(codes, *slices_below(pd.DataFrame({"scan": "a", "position": range(5)}), count))
+    prior = SimpleNamespace(num_contexts=count)
+    assert slices_told(prior, []) is None and slices_told(SimpleNamespace(num_contexts=0), [codes[:1]]) is None
+    for position in range(1, 5):
+        drawn = [codes[below : below + 1].repeat(2, axis=0) for below in range(position)]  # of two people
+        for found, right in zip(slices_told(prior, drawn), (told, gaps), strict=True):
+            assert np.array_equal(found, right[[position, position]])
 
 
 def test_names_are_in_the_order_of_the_head():

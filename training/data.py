@@ -28,7 +28,7 @@ def prepare_data(config, known=None, beside=None):
         beside: where decoded slices lie unasked, when memory is short for them.
 
     Returns:
-        slices: DataFrame (path, subject, slice, position, label, split) of every usable slice.
+        slices: DataFrame (path, subject, scan, slice, position, label, split) of every usable slice.
         parts: for train and validation, a dict of images uint8 (N, H, W, 1), their rows of slices, and
             columns, the conditions of the prior (label and position, (N,) int32).
 

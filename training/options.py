@@ -253,9 +253,9 @@ class Options:
     )
     prior_contexts: int = option(
         2,
-        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too",
+        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too, 3 the second below as well",
         PRIOR,
-        choices=(0, 1, 2),
+        choices=(0, 1, 2, 3),
         older=0,
         paper=0,
     )
