@@ -58,12 +58,16 @@ def people_blocks(run, num_people=8, label=None, seed=0, shard=(1, 1), block=Non
     check_block(block)
     labels = choose_labels(run, num_people, label, seed)
     first, end = shard_of(num_people, *shard)
-    block = block or run.block
-    starts = progress(range(first - first % block, end, block), desc="drawing people", unit=" blocks", leave=None)
-    return (
-        draw_people(run, labels, range(max(first, start), min(end, start + block)), seed, block=block, **draw)
-        for start in starts
-    )
+
+    def blocks():
+        size = block or run.block
+        for start in progress(
+            range(first - first % size, end, size), desc="drawing people", unit=" blocks", leave=None
+        ):
+            numbers = range(max(first, start), min(end, start + size))
+            yield draw_people(run, labels, numbers, seed, block=size, **draw)
+
+    return blocks()
 
 
 def check_people(run, num_people, seed, **draw):

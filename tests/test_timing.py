@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from slices.frame import Box
 from training import timing
+from training.optimisation import build_prior
 from training.options import preset_values
 from training.timing import choose_convolution, cost_of_stage, time_in_turns
 
@@ -46,6 +47,13 @@ def test_it_is_not_timed_without_a_gpu_or_where_it_is_told(monkeypatch):
     assert choose_convolution(without, SMALL, None) == "dilated"
     for told in ("dilated", "shifted"):
         assert choose_convolution(WithGpu(), SMALL | {"prior_convolution": told}, None) == told
+
+
+@pytest.mark.parametrize(
+    ("recorded", "built"), [({}, "dilated"), ({"prior_convolution_resolved": "shifted"}, "shifted")]
+)
+def test_the_prior_is_built_as_the_config_records_and_older_ones_record_nothing(recorded, built):
+    assert {layer.convolution for layer in build_prior(SMALL | recorded, "float32").stack} == {built}
 
 
 def test_both_ways_are_timed_in_turns_and_the_first_turn_does_not_count(monkeypatch):
