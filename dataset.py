@@ -75,7 +75,8 @@ def training_batches(
         parameters = tf.ensure_shape(parameters, (part_size, 6))
         rows = tf.ensure_shape(rows, (part_size,))
         crops = tf.reshape(
-            augment(batch, tf.repeat(parameters, number, axis=0), box), (part_size, number, box.height, box.width, 1)
+            augment(batch, tf.repeat(parameters, number, axis=0), box, whole_pixels),
+            (part_size, number, box.height, box.width, 1),
         )
         return {
             "image": crops[:, 0],

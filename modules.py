@@ -433,6 +433,26 @@ def dense(x, kernel):
     return ops.reshape(flat, (*ops.shape(x)[:-1], kernel.shape[-1]))
 
 
+def dilated(x, kernel, dilation):
+    """A dilated convolution of x (B, H, W, A), padded already, with a kernel (rows, columns, A, C).
+
+    Returns (B, H − (rows − 1) dilation, W − (columns − 1) dilation, C).
+    """
+    return ops.conv(x, kernel, padding="valid", dilation_rate=dilation)
+
+
+def shifted(x, kernel, dilation):
+    """What ``dilated`` gives, as one product with shifted copies of its input, side by side in channels."""
+    rows, columns, _, channels = kernel.shape
+    h, w = x.shape[1] - (rows - 1) * dilation, x.shape[2] - (columns - 1) * dilation
+    places = ((i * dilation, j * dilation) for i in range(rows) for j in range(columns))
+    copies = [x[:, top : top + h, left : left + w] for top, left in places]  # (B, h, w, A) each
+    return dense(ops.concatenate(copies, axis=-1), ops.reshape(kernel, (-1, channels)))
+
+
+CONVOLUTIONS = {"dilated": dilated, "shifted": shifted}  # the same to 1e-5; which is faster depends on the device
+
+
 @registered
 class GatedLayer(layers.Layer):
     """One layer of both stacks (van den Oord et al. 2016, figure 2), conditional as in §2.3.
@@ -441,13 +461,13 @@ class GatedLayer(layers.Layer):
     each layer may look at its own place: the vertical kernel covers this row and the one ``dilation``
     above it, three columns wide; the horizontal kernel this column and the one ``dilation`` to the left.
     Nothing is masked, so nothing can leak. The vertical stack may be narrower, (…, V) where the horizontal one
-    is (…, C): its kernel is the dearest part of the layer.
+    is (…, C): its kernel is the dearest part of the layer. ``convolution`` is one of CONVOLUTIONS.
     """
 
-    def __init__(self, width, vertical_width=None, dilation=1, dropout=0.0, **options):
+    def __init__(self, width, vertical_width=None, dilation=1, dropout=0.0, convolution="dilated", **options):
         super().__init__(**options)
         self.width, self.vertical_width = width, vertical_width or width
-        self.dilation, self.dropout = dilation, dropout
+        self.dilation, self.dropout, self.convolution = dilation, dropout, convolution
 
     def build(self, shape):
         """``shape`` is that of the vertical stack's input, which in the first layer has C channels."""
@@ -461,10 +481,6 @@ class GatedLayer(layers.Layer):
         self.out_kernel = weight(name="out_kernel", shape=(width, 2 * width))
         self.out_bias = weight(name="out_bias", shape=(2 * width,), initializer="zeros")
 
-    def conditions(self, condition):
-        """condition (…, C) -> what it adds to the vertical (…, 2V) and to the horizontal units (…, 2C)."""
-        return ops.split(dense(condition, self.condition_kernel), [2 * self.vertical_width], axis=-1)
-
     def leave(self, horizontal, gated):
         """The residual connection and the skip output, from one product."""
         residual, skip = ops.split(dense(gated, self.out_kernel) + self.out_bias, 2, axis=-1)
@@ -476,27 +492,30 @@ class GatedLayer(layers.Layer):
         ``condition`` is (B, h, w, C), or (B, 1, 1, C) where it is the same everywhere; ``seed`` (a pair of ints)
         turns the dropout on.
         """
-        d = self.dilation
-        to_vertical, to_horizontal = self.conditions(condition)
+        d, convolve = self.dilation, CONVOLUTIONS[self.convolution]
+        told = dense(condition, self.condition_kernel)  # (B, h or 1, w or 1, 2V + 2C)
+        to_vertical, to_horizontal = ops.split(told, [2 * self.vertical_width], axis=-1)
         padded = ops.pad(vertical, ((0, 0), (d, 0), (d, d), (0, 0)))
-        v = ops.conv(padded, self.vertical_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2V)
+        v = convolve(padded, self.vertical_kernel, d)  # (B, h, w, 2V)
         v = v + self.vertical_bias + to_vertical
         padded = ops.pad(horizontal, ((0, 0), (0, 0), (d, 0), (0, 0)))
-        h = ops.conv(padded, self.horizontal_kernel, padding="valid", dilation_rate=d)  # (B, h, w, 2C)
+        h = convolve(padded, self.horizontal_kernel, d)  # (B, h, w, 2C)
         h = h + dense(v, self.vertical_to_horizontal) + self.horizontal_bias + to_horizontal
         gated = gate(h)
         if seed is not None and self.dropout:
             gated = drop_channels(gated, self.dropout, seed)
         return gate(v), *self.leave(horizontal, gated)
 
-    def row(self, above, row, to_vertical, to_horizontal):
+    def row(self, above, row, condition):
         """The vertical stack for one row, from the row ``dilation`` above: (B, w, V) each.
 
-        ``to_vertical`` and ``to_horizontal`` are the row's part of ``conditions``: (B, w or 1, …).
+        ``condition`` is the row's: (B, w or 1, C).
 
         Returns the row's output (B, w, V) and what it adds to the horizontal units (B, w, 2C).
         """
         d, w = self.dilation, row.shape[1]
+        kernels = ops.split(self.condition_kernel, [2 * self.vertical_width], axis=-1)
+        to_vertical, to_horizontal = (dense(condition, kernel) for kernel in kernels)  # (B, w or 1, 2V), (…, 2C)
         above, row = (ops.pad(x, ((0, 0), (d, d), (0, 0))) for x in (above, row))
         seen = ops.concatenate([x[:, i * d : i * d + w] for x in (above, row) for i in range(3)], axis=-1)
         v = dense(seen, ops.reshape(self.vertical_kernel, (-1, 2 * self.vertical_width)))  # (B, w, 2V)
@@ -517,6 +536,7 @@ class GatedLayer(layers.Layer):
             "vertical_width": self.vertical_width,
             "dilation": self.dilation,
             "dropout": self.dropout,
+            "convolution": self.convolution,
         }
 
 
@@ -550,6 +570,7 @@ class GatedPixelCNN(keras.Model):
         condition_dropout: how often training drops the label, and independently the position.
         seed: of everything drawn in training, together with the step.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
+        convolution: how the layers convolve, one of CONVOLUTIONS; where sampling goes code by code, none does.
     """
 
     def __init__(
@@ -568,6 +589,7 @@ class GatedPixelCNN(keras.Model):
         condition_dropout=0.1,
         seed=0,
         vqvae_sha256="",
+        convolution="dilated",
         **options,
     ):
         super().__init__(**options)
@@ -587,9 +609,11 @@ class GatedPixelCNN(keras.Model):
             dropout=dropout,
             condition_dropout=condition_dropout,
             seed=seed,
+            convolution=convolution,
         )
+        layer = partial(GatedLayer, width, vertical_width, dropout=dropout, convolution=convolution)
         self.stack = [
-            GatedLayer(width, vertical_width, dilation, dropout, name=f"gated_{i}", dtype=self.dtype_policy)
+            layer(dilation, name=f"gated_{i}", dtype=self.dtype_policy)
             for i, dilation in enumerate(choose_dilations(self.cells, num_layers))
         ]
         if num_contexts:
@@ -649,14 +673,18 @@ class GatedPixelCNN(keras.Model):
             total = total + ops.matmul(augmentation, self.augmentation_kernel)
         total = total[:, None, None]  # (B, 1, 1, C)
         if self.num_contexts:
-            total = total + self.context_map(ops.shape(label)[0], context)
+            total = total + self.context_map(context)
         return total
 
-    def context_map(self, batch, context=None):
-        """What the other grids tell every place, (B, rows, columns, C): looked up, added up, and a residual block."""
+    def context_map(self, context=None):
+        """What the other grids tell every place: looked up, added up, and a residual block.
+
+        Returns:
+            (B, rows, columns, C); of no other grids (1, rows, columns, C), the same for all.
+        """
         grids, positions = self.num_contexts, self.settings["num_positions"]
         if context is None:
-            codes, gaps = ops.full((batch, grids, *self.grid), -1, "int32"), ops.zeros((batch, grids), "int32")
+            codes, gaps = ops.full((1, grids, *self.grid), -1, "int32"), ops.zeros((1, grids), "int32")
         else:
             codes, gaps = (ops.cast(x, "int32") for x in context)
         rows = self.patch**2 * self.num_codes + 1  # of the table of a grid
@@ -832,16 +860,13 @@ class GatedPixelCNN(keras.Model):
         guidance=1.0,
         keep_logits=False,
     ):
-        """``_sample`` with all its arguments as tensors of the right kind, and what is not given filled in."""
-        uniforms = tf.convert_to_tensor(uniforms, tf.float32)
-        if known is None:
-            known, mask = tf.zeros(uniforms.shape, tf.int32), tf.zeros(uniforms.shape, tf.bool)
+        """``_sample`` with all its arguments as tensors of the right kind."""
         return self._sample(
-            uniforms,
+            tf.convert_to_tensor(uniforms, tf.float32),
             tf.convert_to_tensor(label, tf.int32),
             tf.convert_to_tensor(position, tf.int32),
-            tf.convert_to_tensor(known, tf.int32),
-            tf.convert_to_tensor(mask, tf.bool),
+            None if known is None else tf.convert_to_tensor(known, tf.int32),
+            None if mask is None else tf.convert_to_tensor(mask, tf.bool),
             context and tuple(tf.convert_to_tensor(x, tf.int32) for x in context),
             tf.convert_to_tensor(temperature, tf.float32),
             top_k,
@@ -861,66 +886,66 @@ class GatedPixelCNN(keras.Model):
         halves = 1 if guidance is None else 2
         images, batch, (rows, columns), width = uniforms.shape[0], halves * uniforms.shape[0], self.cells, self.width
         places = range(self.patch**2)
-        uniforms, known, mask = map(self.by_cell, (uniforms, known, mask))  # (B, rows, columns, P)
+        uniforms = self.by_cell(uniforms)  # (B, rows, columns, P)
+        if mask is not None:
+            known, mask = self.by_cell(known), self.by_cell(mask)
         condition = tf.broadcast_to(condition, (batch, rows, *condition.shape[2:]))
+        # the last ``dilation`` inputs of every layer, the oldest first: of the vertical stack rows, else cells
         row_caches = [
-            tf.zeros((batch, layer.dilation, columns, layer.vertical_kernel.shape[2])) for layer in self.stack
+            [tf.zeros((batch, columns, layer.vertical_kernel.shape[2]))] * layer.dilation for layer in self.stack
         ]
         cells = tf.broadcast_to(self.start[0], (batch, columns, width))  # the row above, embedded
         code_rows = tf.TensorArray(tf.int32, rows, element_shape=(columns, images, len(places)))
         likelihood_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places)))
-        logit_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places) * self.num_codes))
+        logit_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places), self.num_codes))
         for r in tf.range(rows):
             row = cells + self.grid_embedding[r]  # (B, columns, C)
             contexts, caches = [], []
             for layer, cache in zip(self.stack, row_caches, strict=True):
-                caches.append(tf.concat([cache[:, 1:], row[:, None]], axis=1))  # (B, dilation, columns, V)
-                row, told = layer.row(cache[:, 0], row, *layer.conditions(condition[:, r]))
+                caches.append([*cache[1:], row])
+                row, told = layer.row(cache[0], row, condition[:, r])
                 contexts.append(tf.transpose(told, (1, 0, 2)))  # (columns, B, 2C)
             row_caches = caches
-            cell_caches = [tf.zeros((batch, layer.dilation, width)) for layer in self.stack]
+            cell_caches = [[tf.zeros((batch, width))] * layer.dilation for layer in self.stack]
             left = tf.broadcast_to(self.start[1], (batch, width))  # the cell to the left, embedded
             codes_of_row = tf.TensorArray(tf.int32, columns, element_shape=(images, len(places)))
-            likelihoods = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places)))
-            logits_of_row = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places) * self.num_codes))
+            logits_of_row = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places), self.num_codes))
             for c in tf.range(columns):
                 cell = left + self.grid_embedding[r, c]  # (B, C)
                 total, caches = tf.zeros((batch, width)), []
                 for layer, cache, told in zip(self.stack, cell_caches, contexts, strict=True):
-                    caches.append(tf.concat([cache[:, 1:], cell[:, None]], axis=1))  # (B, dilation, C)
-                    cell, skip = layer.column(cache[:, 0], cell, told[c])
+                    caches.append([*cache[1:], cell])
+                    cell, skip = layer.column(cache[0], cell, told[c])
                     total += skip
                 cell_caches = caches
-                hidden, codes, log_likelihood, seen = self.hidden(total), [], [], []
+                hidden, codes, logits = self.hidden(total), [], []
                 for place in places:
-                    logits = self.head(hidden, place)  # (B, K)
-                    guided = guide(logits, guidance)
-                    drawn = draw(truncate(guided / temperature, top_k, top_p), uniforms[:, r, c, place])
-                    code = tf.where(mask[:, r, c, place], known[:, r, c, place], drawn)  # (B,)
+                    logits.append(self.head(hidden, place))  # (B, K)
+                    guided = guide(logits[-1], guidance)
+                    code = draw(truncate(guided / temperature, top_k, top_p), uniforms[:, r, c, place])  # (B,)
+                    if mask is not None:
+                        code = tf.where(mask[:, r, c, place], known[:, r, c, place], code)
                     codes.append(code)
-                    log_likelihood.append(tfp.distributions.Categorical(logits=logits[:images]).log_prob(code))
-                    seen.append(logits[:images])
                     if place < places[-1]:
                         hidden += tf.tile(self.tell(code, place), (halves, 1))
                 codes = tf.stack(codes, axis=1)  # (B, P)
                 left = tf.tile(self.embed(codes), (halves, 1))
                 codes_of_row = codes_of_row.write(c, codes)
-                likelihoods = likelihoods.write(c, tf.stack(log_likelihood, axis=1))
-                if keep_logits:
-                    logits_of_row = logits_of_row.write(c, tf.concat(seen, axis=1))
-            codes_of_row = codes_of_row.stack()  # (columns, B, P)
+                logits_of_row = logits_of_row.write(c, tf.stack(logits, axis=1)[:images])
+            codes_of_row, logits_of_row = codes_of_row.stack(), logits_of_row.stack()  # (columns, B, P), (…, K)
             code_rows = code_rows.write(r, codes_of_row)
-            likelihood_rows = likelihood_rows.write(r, likelihoods.stack())
+            log_likelihood = tfp.distributions.Categorical(logits=logits_of_row).log_prob(codes_of_row)
+            likelihood_rows = likelihood_rows.write(r, log_likelihood)
             if keep_logits:
-                logit_rows = logit_rows.write(r, logits_of_row.stack())
+                logit_rows = logit_rows.write(r, logits_of_row)
             cells = tf.tile(tf.transpose(self.embed(codes_of_row), (1, 0, 2)), (halves, 1, 1))
-        logits = self.from_cells(logit_rows.stack()) if keep_logits else tf.zeros(())
-        codes, log_likelihood = (self.from_cells(x.stack())[..., 0] for x in (code_rows, likelihood_rows))
-        return codes, logits, log_likelihood
+        codes, log_likelihood = (self.from_cells(x.stack()[..., None])[..., 0] for x in (code_rows, likelihood_rows))
+        return codes, self.from_cells(logit_rows.stack()) if keep_logits else tf.zeros(()), log_likelihood
 
     def from_cells(self, x):
-        """(rows, columns, B, P X) -> (B, h, w, X)."""
-        return depth_to_space(tf.transpose(x, (2, 0, 1, 3)), self.patch)
+        """(rows, columns, B, P, X) -> (B, h, w, X)."""
+        x = tf.transpose(x, (2, 0, 1, 3, 4))
+        return depth_to_space(tf.reshape(x, (*x.shape[:3], -1)), self.patch)
 
     def get_config(self):
         return {

@@ -54,11 +54,12 @@ BASES = {  # the first trained on slices sampled bilinearly and did not compare 
 
 def as_the_second_was():
     """Patch: the second base had no floor, but what the root needs, and its stage 1 saw slices rotated and scaled."""
-    from slices import augmentation
+    import dataset
     from training import losses
 
+    plain = dataset.training_batches
     losses.STRENGTH_FLOOR = 1e-5
-    augmentation.in_whole_pixels = lambda parameters, box: parameters
+    dataset.training_batches = lambda *given, **named: plain(*given, **named | {"whole_pixels": False})
 
 
 def only_people(count):

@@ -119,26 +119,39 @@ def our_training(run, precision, stage, **changes):
     }
 
 
+def batches_of(opened, stage):
+    """The batches of a stage on the real slices of a Run, as train.py makes them."""
+    import dataset
+    from experiments.peer import load_split
+    from slices.frame import Box
+    from slices.index import condition_ids
+    from slices.neighbours import slices_below
+
+    config, (images, slices) = with_defaults(opened.config), load_split(opened, "train")
+    others, gaps = slices_below(slices, config["prior_contexts"] if stage == "prior" else 0)
+    return dataset.training_batches(
+        images,
+        condition_ids(slices, config["labels"]) | {"there": others >= 0, "gaps": gaps},
+        config["batch_size"],
+        config["seed"],
+        Box(*config["crop_box"]),
+        augmented=config["augment"],
+        flip=config["flip"],
+        purpose=stage,
+        whole_pixels=stage == "vqvae",
+        others=others,
+    )
+
+
 def our_pipeline(run, precision, stage, turns=8, steps=6):
     """The same on real slices, augmented, in turns with one batch in memory; whole turns, waiting included."""
     import numpy as np
 
-    import dataset
-    from experiments.peer import load_split
     from sampling.run import Run
-    from slices.index import condition_ids
-    from slices.neighbours import slices_below
     from training.timing import stage_step
 
-    tf, config, box, vqvae, prior = our_models(run, precision)
-    images, slices = load_split(Run(run), "train")
-    others, gaps = slices_below(slices, prior.num_contexts if stage == "prior" else 0)
-    columns = condition_ids(slices, config["labels"]) | {"there": others >= 0, "gaps": gaps}
-    batches = iter(
-        dataset.training_batches(
-            images, columns, config["batch_size"], 0, box, 0, config["augment"], config["flip"], others=others
-        )
-    )
+    tf, config, _, vqvae, prior = our_models(run, precision)
+    batches = iter(batches_of(Run(run), stage))
     constant, step = next(batches), stage_step(tf, stage, config, vqvae, prior)
     step(constant)["loss"].numpy()
 
@@ -158,29 +171,14 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
 
 def our_pipeline_alone(run, stage, seconds=20.0):
     """The pipeline of a stage on real slices, with nothing that trains: slices per second of these cores."""
-    import dataset
-    from experiments.peer import load_split
     from sampling.run import Run
-    from slices.frame import Box
-    from slices.index import condition_ids
     from slices.machine import cores
     from training.workers import start_tensorflow
 
     start_tensorflow()
     opened = Run(run)
-    images, slices = load_split(opened, "train")
-    batches = dataset.training_batches(
-        images,
-        condition_ids(slices, opened.labels),
-        opened.config["batch_size"],
-        0,
-        Box(*opened.config["crop_box"]),
-        augmented=opened.config["augment"],
-        flip=opened.config["flip"],
-        purpose=stage,
-        whole_pixels=stage == "vqvae",
-    )
-    return {"rate": lasting_rate(batches, opened.config["batch_size"], seconds), "cores": cores()}
+    rate = lasting_rate(batches_of(opened, stage), opened.config["batch_size"], seconds)
+    return {"rate": rate, "cores": cores()}
 
 
 def lasting_rate(batches, batch_size, seconds):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sampling.draws import BLOCK, look_up, names_in_run, say_outside, shard_of, wanted_conditions
+from sampling.draws import check_block, look_up, names_in_run, say_outside, shard_of, wanted_conditions
 from sampling.people import People, check_people, draw_slice, is_told, join_people, person_row
 from slices.frame import outside
 from slices.index import find_slices
@@ -135,14 +135,19 @@ def spelled(positions):
 # ---- drawing the others -------------------------------------------------------------------------
 
 
-def complete_person(run, known, num_people=8, label=None, seed=0, shard=(1, 1), candidates=CANDIDATES, **draw):
+def complete_person(
+    run, known, num_people=8, label=None, seed=0, shard=(1, 1), candidates=CANDIDATES, block=None, **draw
+):
     """What ``Run.complete_person`` gives; see there."""
-    return join_people(completed_blocks(run, known, num_people, label, seed, shard, candidates, **draw))
+    return join_people(completed_blocks(run, known, num_people, label, seed, shard, candidates, block, **draw))
 
 
-def completed_blocks(run, known, num_people=8, label=None, seed=0, shard=(1, 1), candidates=CANDIDATES, **draw):
+def completed_blocks(
+    run, known, num_people=8, label=None, seed=0, shard=(1, 1), candidates=CANDIDATES, block=None, **draw
+):
     """``complete_person`` as an iterable of People, block by block; wrong arguments are refused at once."""
     check_people(run, num_people, seed, **draw)
+    check_block(block)
     check_positions(run, list(known))
     if not 1 <= candidates <= 1000:
         raise UserError(f"candidates must be a whole number from 1 to 1000, not {candidates}")
@@ -152,25 +157,26 @@ def completed_blocks(run, known, num_people=8, label=None, seed=0, shard=(1, 1),
     known = dict(sorted(known.items()))
     codes = dict(zip(known, run.encode(np.stack(list(known.values()))), strict=True))
     first, end = shard_of(num_people, *shard)
-    starts = progress(range(first - first % BLOCK, end, BLOCK), desc="completing", unit=" blocks", leave=None)
+    size = block or run.block
+    starts = progress(range(first - first % size, end, size), desc="completing", unit=" blocks", leave=None)
 
-    def block(start):
-        numbers = range(start, min(end, start + BLOCK))
+    def people_from(start):
+        numbers = range(start, min(end, start + size))
         wanted = slice(max(first - start, 0), None)
-        drawn, bits = complete_stacks(run, codes, label_id, numbers, seed, candidates, **draw)
+        drawn, bits = complete_stacks(run, codes, label_id, numbers, seed, candidates, size, **draw)
         images = np.stack([run.decode_drawn(person) for person in drawn[wanted]])  # (P, S, H, W)
         images[:, list(known)] = np.stack(list(known.values()))
         rows = [
             person_row(run, i, seed, label_id, bits[i - start].sum())
-            | {"person": f"completed{i:05d}", "given": spelled(known)}
+            | {"person": f"completed{i:05d}", "given": spelled(known), "block": size}
             for i in numbers[wanted]
         ]
         return People(images, drawn[wanted], bits[wanted], np.full(len(rows), label_id, np.int32), rows)
 
-    return map(block, starts)
+    return map(people_from, starts)
 
 
-def complete_stacks(run, known, label, numbers, seed, candidates, **draw):
+def complete_stacks(run, known, label, numbers, seed, candidates, block, **draw):
     """The stacks of people who have some slices in common, from the lowest position upwards.
 
     The slices between two given ones are drawn as those of a person are, ``candidates`` times, and one of these is
@@ -184,6 +190,7 @@ def complete_stacks(run, known, label, numbers, seed, candidates, **draw):
         label: id, 0 for none.
         numbers: range of the people; person i depends on the seed and on i alone.
         candidates: int from 1.
+        block: how many slices are drawn together.
         draw: temperature, top_k, top_p, guidance: as in ``Run.sample``; choices know none.
 
     Returns:
@@ -204,7 +211,7 @@ def complete_stacks(run, known, label, numbers, seed, candidates, **draw):
                 ]
             )
             codes, log_likelihood = draw_slices(
-                run.prior, branches, label, position, uniforms, known.get(position), **draw
+                run.prior, branches, label, position, uniforms, block, known.get(position), **draw
             )
             branches.append(codes)
             gained.append(log_likelihood / math.log(2))
@@ -225,13 +232,14 @@ def stretches(known, num_positions):
     return [(missing, given) for missing, given in pairs if missing or given is not None]
 
 
-def draw_slices(prior, below, label, position, uniforms, given=None, **draw):
+def draw_slices(prior, below, label, position, uniforms, block, given=None, **draw):
     """``draw_slice`` of any number of people, block by block; of a given slice its codes and their likelihood.
 
     Args:
         below: list of codes (N, h, w), the people's slices below.
         label: id, 0 for none.
         uniforms: (N, h, w) float32 in [0, 1).
+        block: how many are drawn together.
         given: codes (h, w), or None where they are drawn.
 
     Returns:
@@ -239,11 +247,11 @@ def draw_slices(prior, below, label, position, uniforms, given=None, **draw):
     """
     count, found = len(uniforms), []
     if given is not None:
-        shape = (BLOCK, *given.shape)
+        shape = (block, *given.shape)
         draw = draw | {"known": np.broadcast_to(given, shape), "mask": np.ones(shape, bool)}
-    for start in range(0, count, BLOCK):
-        rows = np.minimum(np.arange(start, start + BLOCK), count - 1)  # the last is repeated
-        labels = np.full(BLOCK, label, np.int32)
+    for start in range(0, count, block):
+        rows = np.minimum(np.arange(start, start + block), count - 1)  # the last is repeated
+        labels = np.full(block, label, np.int32)
         found.append(draw_slice(prior, [codes[rows] for codes in below], labels, position, uniforms[rows], **draw))
     return tuple(np.concatenate(parts)[:count] for parts in zip(*found, strict=True))
 

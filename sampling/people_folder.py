@@ -28,6 +28,7 @@ def write_people(
     complete=None,
     positions=None,
     candidates=CANDIDATES,
+    block=None,
     **draw,
 ):
     """Write what ``Run.sample_people`` makes of the same arguments into a new folder, with people.csv and two sheets.
@@ -42,7 +43,7 @@ def write_people(
             ``Run.complete_person`` makes of them, and people.csv says at which positions slices are given.
         positions: list of int, where the given slices are (default: see ``people_completion.read_given``).
         candidates: for the slices below each given one.
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
+        block, draw: block, temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -52,12 +53,12 @@ def write_people(
     """
     if complete:
         known, label = read_given(run, complete, positions, label)
-        blocks = completed_blocks(run, known, num_people, label, seed, shard, candidates, **draw)
+        blocks = completed_blocks(run, known, num_people, label, seed, shard, candidates, block, **draw)
         title = f"completions by {run.name}: of the model, but for the given slices"
     elif positions is not None:
         raise UserError("--positions says where the slices of --complete are: give both")
     else:
-        blocks = people_blocks(run, num_people, label, seed, shard, **draw)
+        blocks = people_blocks(run, num_people, label, seed, shard, block, **draw)
         title = f"people drawn by {run.name}: a scan of nobody"
     part, parts = shard
     out = output_folder(out, run, "people-{time}" + (f"-{part}of{parts}" if parts > 1 else ""))

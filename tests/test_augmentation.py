@@ -83,6 +83,14 @@ def test_augmentation_in_whole_pixels_moves_pixels_and_changes_none(tf):
         assert np.array_equal(seen, expected)
 
 
+@pytest.mark.parametrize("box", BOXES)
+def test_whole_pixels_need_none_between_them(tf, box):
+    parameters = in_whole_pixels(draw_augmentations(SEED, "train", 0, 7, flip=True), box)
+    assert len(np.unique(parameters, axis=0)) > 3
+    quick, slow = (augment(random_images(), tf.constant(parameters), box, whole) for whole in (True, False))
+    assert np.array_equal(quick, slow)
+
+
 def test_each_parameter_does_what_its_name_says(tf):
     images, box = np.zeros((1, 51, 51, 1), np.uint8), Box(0, 0, 51, 51)
     images[0, 10:15, 20:31] = 100  # a bar above the centre
