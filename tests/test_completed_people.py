@@ -89,7 +89,7 @@ def test_a_candidate_is_chosen_by_the_likelihood_of_the_given_slice_above_it(run
 
     monkeypatch.setattr(sampling.people_completion, "draw_slice", draw_slice)
     codes = {0: np.zeros(grid, np.int32), 2: np.ones(grid, np.int32)}
-    drawn, bits = complete_stacks(run, codes, 1, range(4), 0, candidates=200)
+    drawn, bits = complete_stacks(run, codes, 1, range(4), 0, candidates=200, block=32)
     assert drawn.shape == (4, POSITIONS, *grid) and (drawn[:, 1, 0, 0] == 7).all()
     assert len({tuple(one.ravel()) for one in drawn[:, 1]}) == 4 and (drawn[:, [0, 2]] == [[[[0]], [[1]]]]).all()
     assert bits.tolist() == [[0, -1, 0, -1]] * 4
@@ -112,8 +112,8 @@ def test_more_slices_than_a_block_are_drawn_as_in_blocks(run):
     random = np.random.default_rng(0)
     uniforms = random.random((40, *run.code_grid), np.float32)
     below = [random.integers(0, 32, (40, *run.code_grid)).astype(np.int32)]
-    codes, log_likelihood = draw_slices(run.prior, below, 1, 1, uniforms)
-    tail, tail_likelihood = draw_slices(run.prior, [below[0][32:]], 1, 1, uniforms[32:])
+    codes, log_likelihood = draw_slices(run.prior, below, 1, 1, uniforms, 32)
+    tail, tail_likelihood = draw_slices(run.prior, [below[0][32:]], 1, 1, uniforms[32:], 32)
     assert np.array_equal(codes[32:], tail) and np.array_equal(log_likelihood[32:], tail_likelihood)
     assert len(codes) == len(log_likelihood) == 40
 
