@@ -278,6 +278,12 @@ def export_flags(parser):
     add_run(parser, out=None, seed=None)
 
 
+def explore_flags(parser):
+    add_run(parser, out=None, data=True, seed=None)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=number(int, 1, 65535), default=8501, metavar="N", help="(default 8501)")
+
+
 def reader_study_flags(parser):
     parser.add_argument("count", type=number(int, 1, 1000), metavar="N", help="real slices, and as many samples")
     add_run(parser, "reader-study-<time>", data=True)
@@ -359,6 +365,13 @@ COMMANDS = (
         gallery_flags,
         of_run("gallery", "gallery"),
         ("python predict.py gallery --run demo",),
+    ),
+    Command(
+        "explore",
+        "a page to play with the run, on this machine: draw, ask about a slice, paint what to complete",
+        explore_flags,
+        of_run("explore", "serving"),
+        ("python predict.py explore --run demo",),
     ),
     Command(
         "export",

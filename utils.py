@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -446,7 +447,7 @@ def check_folder(path):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump.
 
-    It adds --quiet and --verbose and obeys them itself, so that they are not among the flags.
+    It adds --quiet, --verbose and --version and obeys them itself, so that they are not among the flags.
     """
 
     def __init__(self, **options):
@@ -456,6 +457,7 @@ class Parser(argparse.ArgumentParser):
             "usage": "python %(prog)s [flags]",
         } | options
         super().__init__(**options)
+        self.add_argument("--version", action="version", version=version(), help="tell the version of this code")
         voice = self.add_mutually_exclusive_group()
         voice.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         voice.add_argument(
@@ -575,10 +577,13 @@ def run_commands(script, description, commands, argv, default=None):
 
     Raises:
         UserError: a word or a flag that is none, and which command is meant.
-        SystemExit: after ``--help``.
+        SystemExit: after ``--help`` and ``--version``.
     """
     by_name = {command.name: command for command in commands}
     word = argv[0] if argv and not argv[0].startswith("-") else None
+    if word is None and "--version" in argv:
+        print(version())
+        sys.exit(0)
     if word is None and (default is None or "--help" in argv or "-h" in argv):
         return _without_command(script, description, commands, argv, default)
     if word is not None and word not in by_name:
@@ -627,6 +632,11 @@ def number(kind, least=None, most=None):
 
 
 # ---- this code --------------------------------------------------------------------------------
+
+
+def version():
+    """The version of this code, as its pyproject.toml tells it: "1.0.0"."""
+    return tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def git_commit():

@@ -26,6 +26,7 @@ def kept_pixels(keep, path, shape):
     Args:
         keep: "top", "bottom", "left", "right" for half of the frame, or a mask as large as the slice at ``path``,
             white where to keep it.
+        path: of the slice, for a mask.
         shape: (H, W).
     """
     (height, width), (rows, columns) = shape, np.indices(shape)

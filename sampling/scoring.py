@@ -1,6 +1,7 @@
 """How improbable the codes of given slices are beside other people's, as maps; and slices with those drawn anew."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,35 @@ def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
     return out
 
 
+class Validation:
+    """The slices of validation people, who say what is usual.
+
+    Args:
+        run: Run.
+        slices: their rows of the index.
+        images: (M, H, W, 1) uint8 in the frame.
+    """
+
+    def __init__(self, run, slices, images):
+        self.run, self.slices, self.images, self._usual = run, slices, images, {}
+        self.columns, self.people = condition_ids(slices, run.labels), slices["subject"]
+
+    @cached_property
+    def codes(self):
+        """(M, h, w) int32."""
+        return self.run.encode(self.images)
+
+    def usual(self, told):
+        """What their codes cost where the prior is told (label, position), two bool, as UsualBits; counted once."""
+        if told not in self._usual:
+            given = {name: ids * is_told for (name, ids), is_told in zip(self.columns.items(), told, strict=True)}
+            bits = prior_bits(self.run.prior, self.codes, given)
+            self._usual[told] = UsualBits(bits, self.columns["position"], self.people.to_numpy())
+        return self._usual[told]
+
+
 def load_validation(run):
-    """The validation people's slices: their rows of the index, and images (M, H, W, 1) uint8 in the frame.
+    """The Validation of a Run.
 
     Raises:
         UserError: there are fewer than two such people, or the run's slices are not there.
@@ -79,7 +107,7 @@ def load_validation(run):
         raise UserError("the run has fewer than two validation people: there is nobody to compare with")
     run.needs_data()
     loaded = run.load(run.data, slices["path"])
-    return slices[loaded.usable], loaded.images
+    return Validation(run, slices[loaded.usable], loaded.images)
 
 
 def compare_codes(run, known, codes, validation):
@@ -88,31 +116,24 @@ def compare_codes(run, known, codes, validation):
     Args:
         known: DataFrame of ``look_up``, a row for each slice.
         codes: (N, h, w) int.
-        validation: what ``load_validation`` returns.
+        validation: Validation.
 
     Returns:
         bits and z-scores (N, h, w) float, and a list of dicts: how many people and slices each was compared with,
         and the bits that these have (median).
     """
-    slices, images = validation
-    columns, usual_columns = (condition_ids(table, run.labels) for table in (known, slices))
-    usual_codes, people = run.encode(images), slices["subject"]
-    bits, usual = prior_bits(run.prior, codes, columns), {}
+    columns = condition_ids(known, run.labels)
+    bits = prior_bits(run.prior, codes, columns)
     z_scores, compared = np.zeros_like(bits), []
     for i, (label, position, person) in enumerate(zip(*columns.values(), known["subject"], strict=True)):
-        told = bool(label), bool(position)  # others are given what the slice is given
-        if told not in usual:
-            given = {name: ids * is_told for (name, ids), is_told in zip(usual_columns.items(), told, strict=True)}
-            usual[told] = UsualBits(
-                prior_bits(run.prior, usual_codes, given), usual_columns["position"], people.to_numpy()
-            )
-        z_scores[i] = usual[told].z_scores(bits[i], position, person)
-        rows = usual[told].compared(position, person)
+        usual = validation.usual((bool(label), bool(position)))  # others are given what the slice is given
+        z_scores[i] = usual.z_scores(bits[i], position, person)
+        rows = usual.compared(position, person)
         compared.append(
             {
-                "compared_people": people[rows].nunique(),
+                "compared_people": validation.people[rows].nunique(),
                 "compared_slices": int(rows.sum()),
-                "usual_bits": f"{np.median(usual[told].bits[rows].sum(axis=(1, 2))):.1f}",
+                "usual_bits": f"{np.median(usual.bits[rows].sum(axis=(1, 2))):.1f}",
             }
         )
     return bits, z_scores, compared

@@ -105,6 +105,8 @@ REFUSED = {"python evaluate.py --run adni --metadata adni.csv --shareable": "no 
 NOT_RUN = {
     "python3 -m venv .venv": ".ci/run does that, and takes minutes",
     "pip install -r requirements.txt": ".ci/run does that, and takes minutes",
+    "pip install streamlit==1.67.0": ".ci/run does that, from .ci/requirements.txt",
+    "python predict.py explore --run adni": "it never ends; test_explore_page.py plays with it",
     "pytest": "this is it",
     "pytest -m slow": "this is it",
     "tensorboard --logdir runs": "it never ends; test_sharing.py starts it",

@@ -15,7 +15,7 @@ from slices.machine import cores, processor
 from training.checkpoints import last_good, package_versions
 from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, read_config, run_folder
 from training.options import PRESETS, flag_of, names_of, preset_values, with_defaults
-from utils import UserError, check_folder, git_commit, new_folder, save_json, shell
+from utils import UserError, check_folder, git_commit, new_folder, save_json, shell, version
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
 
@@ -268,7 +268,7 @@ def environment():
     import tensorflow as tf
 
     return {
-        "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
+        "versions": {"this code": version(), "python": platform.python_version(), **package_versions(PACKAGES)},
         "machine": {"processor": processor(), "cores": cores()},
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),  # or 10 bits for float32 on a GPU
         "format": CONFIG_FORMAT,
