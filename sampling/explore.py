@@ -13,6 +13,7 @@ from metrics.codes import over_pixels
 from report.marked import coloured, marked_png
 from sampling.completion import draw_images, in_drawing_order, kept_cells
 from sampling.draws import NONE, wanted_conditions
+from sampling.people import is_told
 from sampling.run import prior_bits
 from sampling.scoring import compare_codes
 from slices.frame import crop
@@ -23,7 +24,7 @@ from slices.sheets import around_black
 from slices.views import coronal_views, sagittal_views, stacked
 from utils import UserError
 
-COLUMNS = 5  # slices of a person, and completions, in a row
+COLUMNS = 5  # slices of a person in a row
 DETAIL_COLUMNS = 3  # in what is shown of one slice
 MOST_Z = 6  # standard deviations, of the colours
 
@@ -74,8 +75,9 @@ def show_people(run, num_people, label, seed, **draw):
         UserError: as ``Run.sample_people``.
     """
     people = run.sample_people(num_people, label, seed, **draw)
+    how = "" if is_told(run) else ", slices drawn one by one, which do not agree"
     return [
-        Shown(f"{row['person']}.png", marked_png([person_picture(run, stack)], [f"{row['label']}"], mark_of(run)))
+        Shown(f"{row['person']}.png", marked_png([person_picture(run, stack)], [f"{row['label']}{how}"], mark_of(run)))
         for stack, row in zip(people.images, people.rows, strict=True)
     ]
 
@@ -126,7 +128,7 @@ def show_answer(run, image, label=None, position=None, validation=None):
     return shown("answer.png", pictures, f"{mark_of(run)}, but for the first picture")
 
 
-def show_completions(run, image, painted, num_images=COLUMNS, label=None, position=None, seed=0):
+def show_completions(run, image, painted, num_images=4, label=None, position=None, seed=0):
     """A Shown of what could stand where a slice is painted over.
 
     The completions are those of ``sampling.completion.complete`` with the rest as a mask.
