@@ -201,7 +201,7 @@ def people(draw):
     for person in range(draw(st.integers(2, 14))):
         label, split = draw(st.sampled_from("AB")), draw(st.sampled_from(("train", "train", "test")))
         for i in range(draw(st.integers(1, 4))):
-            rows.append((f"{person}_{i}.png", str(person), i, i, label, split))
+            rows.append((f"{person}_{i}.png", str(person), str(person), i, i, label, split))
     slices = pd.DataFrame(rows, columns=COLUMNS)
     return slices.assign(split="") if draw(st.booleans()) else slices
 

@@ -47,7 +47,7 @@ def test_saved_equals_loaded(refiner, images, tmp_path):
 
 @pytest.fixture(scope="module")
 def refining():
-    config = {"seed": 0, "learning_rate": 2e-2, "refiner_steps": 120}
+    config = {"seed": 0, "learning_rate": 2e-2, "refiner_steps": 240}
     return build_refining(config, Box(0, 0, *SHAPE[:2]), "float32")
 
 
@@ -68,7 +68,7 @@ def test_drawn_images_without_detail_are_given_that_of_slices(refining):
     def detail(images):
         return float((images - ndimage.gaussian_filter(images, (0, 1, 1, 0))).std())
 
-    for i in range(120):
+    for i in range(240):
         rows = np.arange(8 * i, 8 * i + 8) % 64
         found = step({"image": sharp[rows], "drawn": smooth[rows]})
     assert all(np.isfinite(float(value)) for value in found.values())

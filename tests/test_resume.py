@@ -405,7 +405,7 @@ def edit(run, **changes):
     [
         ({"crop_box": [1, 2, 3]}, "crop_box is not top, left, height and width"),
         ({"num_codes": "512"}, "num_codes is not a whole number from 2"),
-        ({"stages": {}}, "stages is not the state of both stages"),
+        ({"stages": {}}, "stages is not the state of its stages"),
         ({"format": 99}, "newer version"),
         ({"learning_rate": "fast"}, "learning_rate is not a number from 1e-08 to 1"),
         ({"augment": 2}, "augment is not a number from 0 to 1"),

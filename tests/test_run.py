@@ -301,7 +301,8 @@ def test_mistakes_are_one_sentence(mistake, sentence, run):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--complete", "slice.png"], "there is no flag --complete: the command is python predict.py complete"),
+        (["--reconstruct", "folder"], "there is no flag --reconstruct: the command is python predict.py reconstruct"),
+        (["--complete", "folder"], "--complete is no flag of python predict.py, but of python predict.py people"),
         (["--reader-study", "3"], "the command is python predict.py reader-study"),
         (["complte", "slice.png"], "no command complte: do you mean python predict.py complete"),
         (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),

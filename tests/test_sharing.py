@@ -171,7 +171,7 @@ def test_the_snippet_of_the_docs_works_on_an_export(run, elsewhere):
 def test_an_export_holds_every_weight_once(run, exported):
     weights = tf.train.load_checkpoint(str(exported / "adni-model" / "variables" / "variables"))
     sizes = [np.prod(shape) for shape in weights.get_variable_to_shape_map().values() if shape]
-    assert sum(sizes) <= sum(model.count_params() for model in run.models)
+    assert sum(sizes) <= sum(model.count_params() for model in (*run.models, run.refiner))
 
 
 def test_an_export_is_never_overwritten(finished_run, exported):
@@ -275,7 +275,7 @@ def test_tensorboard_is_given_scalars_images_histograms_and_the_codebook(finishe
         assert sprite.size == (6 * 8, 6 * 8) and list(embedding.sprite.single_image_dim) == [8, 8]
 
 
-def test_tensorboard_is_given_samples_as_they_are_shown(finished_run):
+def test_tensorboard_is_given_sharpened_samples(finished_run):
     run = Run(finished_run)
     validation = run.slices[run.slices["split"] == "validation"][:8]
     ids = condition_ids(validation, run.labels)
@@ -285,7 +285,9 @@ def test_tensorboard_is_given_samples_as_they_are_shown(finished_run):
     samples = EventAccumulator(str(finished_run / "tensorboard" / "prior")).Reload().Tensors("samples")[best]
     shown = np.asarray(Image.open(io.BytesIO(samples.tensor_proto.string_val[2])))  # after width and height
     decoded = run.decode_crops(np.asarray(codes))
-    sharp, plain = (np.abs(shown - images[0].astype(int)).max() for images in (run.sharpened(decoded), decoded))
+    sharp, plain = (
+        np.abs(shown - images[0].astype(int)).max() for images in (run.sharpening.sharpen(decoded), decoded)
+    )
     assert sharp <= 1 < plain
 
 
