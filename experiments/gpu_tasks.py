@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REDUCED, REPOSITORY
 from experiments.tasks import do_task
-from experiments.timings import PASSES, lasting_rate, own_times, timed, trace
+from experiments.timings import PASSES, lasting, own_times, timed, trace
 from training.options import preset_values
 from utils import load_json, run_script
 
@@ -240,11 +240,12 @@ def pipeline(preset, precision, way="dilated", seconds=4.0):
     for stage in ("vqvae", "prior"):
         step, box = step_of(tf, config, stage, precision)
         batches = batches_of(config, stage, box)
-        rate = lasting_rate(batches, config["batch_size"], seconds)
-        yield row("pipeline", f"{stage}, the pipeline alone", f"{cores()} cores", rate, "slices/s")
+        alone = lasting(batches, config["batch_size"], seconds)
+        for name, unit in (("rate", "slices/s"), ("core_ms", "ms of a core a slice")):
+            yield row("pipeline", f"{stage}, the pipeline alone", f"{cores()} cores", alone[name], unit)
         losses = (step(batch)["loss"].numpy() for batch in batches)
         yield attempt(
-            lambda losses=losses: lasting_rate(losses, config["batch_size"], seconds),
+            lambda losses=losses: lasting(losses, config["batch_size"], seconds)["rate"],
             "pipeline",
             f"{stage}, {preset}, fed by the pipeline",
             f"{precision}, {way}, {cores()} cores",
