@@ -121,12 +121,24 @@ def add_shard(parser, what="images"):
     )
 
 
+def add_block(parser, kept_in="samples.csv"):
+    """--block."""
+    parser.add_argument(
+        "--block",
+        type=number(int, 1, 4096),
+        metavar="N",
+        help="how many are drawn together; rounding, and so a rare code, depends on it: for the very same ones give "
+        f"that which {kept_in} names (default: 32, on a GPU 512)",
+    )
+
+
 def sample_flags(parser):
     add_run(parser)
     add_count(parser, 16)
     add_conditions(parser)
     add_draw(parser)
     add_shard(parser)
+    add_block(parser)
     parser.add_argument(
         "--format",
         choices=("png", "npy", "nifti"),
@@ -159,6 +171,7 @@ def people_flags(parser):
     parser.add_argument("--label", help="a label of the run, or none for the model without (default: drawn)")
     add_draw(parser)
     add_shard(parser, "people")
+    add_block(parser, "people.csv")
     for flag, what in (("--pixel-size", "side of a pixel"), ("--spacing", "from one slice to the next")):
         parser.add_argument(
             flag, type=number(float, 0.001, 1000), default=1.0, metavar="MM", help=f"{what} (default 1 mm)"
@@ -171,6 +184,7 @@ def cohort_flags(parser):
     add_people(parser, 400)
     add_draw(parser)
     add_shard(parser, "people")
+    add_block(parser, "cohort.json")
     parser.add_argument(
         "--reject-copies",
         action="store_true",
@@ -216,6 +230,7 @@ def vary_flags(parser):
     add_count(parser, None, "images of each variant", "8, or 4 at each position")
     add_conditions(parser)
     add_draw(parser)
+    add_block(parser)
 
 
 def interpolate_flags(parser):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from report.cohort_page import write_cohort_page
-from sampling.draws import BLOCK, PLAIN, shard_of
+from sampling.draws import BLOCK, PLAIN, check_block, shard_of
 from sampling.people import check_people, choose_labels, draw_people, is_told, person_name
 from sampling.people_folder import SHEET, montage_sheet, say_whether_told, write_slices
 from slices.frame import crop
@@ -34,11 +34,12 @@ SHOWN = 8  # people on the sheet
 PARTS = ".parts"  # the folder of the finished parts' tables; a hidden one is no folder of slices
 
 
-def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=False, **draw):
+def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=False, block=None, **draw):
     """Write out/{train,test}/<label>/<id>_<slice>.png of sampled people in the training mix, with README.md and a card.
 
-    The same call goes on after an interruption. Parts of one data set go into one folder, in any order or at once; the
-    last to finish writes what tells of all of them.
+    The same call goes on after an interruption, on another device, too: people are drawn in the blocks that the data
+    set was begun with. Parts of one data set go into one folder, in any order or at once; the last to finish writes
+    what tells of all of them.
 
     Args:
         run: Run.
@@ -46,7 +47,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
         num_people: from 1, of all parts.
         seed, shard: as in ``Run.sample_people``.
         reject_copies: draw people anew who have a slice as near to a training slice as the audit's planted copies.
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
+        block, draw: block, temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -57,6 +58,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
     """
     out = Path(out)
     check_people(run, num_people, seed, **draw)
+    check_block(block)
     first, end = shard_of(num_people, *shard)
     settings = {
         "run": run.name,
@@ -67,15 +69,17 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
         **draw,
         "no_sharpen": run.sharpening is None,
         "reject_copies": reject_copies,
+        "block": block,
     }
-    begin(out, settings)
+    begun = begin(out, settings)
     is_copy = copy_finder(run) if reject_copies else None
     labels = choose_labels(run, num_people, None, seed)
+    settings["block"] = block = begun or block or run.block
     with writing(out), making_folder(out / PARTS):
         for folder in (out, out / PARTS, *out.glob("*/*")):
             sweep(folder)
         save_json(out / "cohort.json", settings | {"finished": False})
-        write_missing(out, first, end, run, labels, seed, draw, is_copy)
+        write_missing(out, first, end, run, labels, seed, draw | {"block": block}, is_copy)
         rows = finished_rows(out)
         if len(rows) < num_people:
             print(f"{out}: {len(rows)} of {num_people} people are there; the other parts write what tells of all")
@@ -88,34 +92,44 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
 
 
 def begin(out, settings):
-    """Refuse a place that holds anything but an unfinished data set of the same settings."""
+    """The block of the unfinished data set that a place holds, None where it is new.
+
+    Raises:
+        UserError: it holds anything else, or a data set of other settings; a block of None is any.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a new folder")
     if not out.is_dir() or not any(out.iterdir()):
-        return
+        return None
     earlier = load_json(out / "cohort.json") if (out / "cohort.json").is_file() else None
     if not isinstance(earlier, dict) or "finished" not in earlier:
         raise UserError(f"--out {out} holds something other than sampled people: choose a new folder")
     if earlier["finished"]:
         raise UserError(f"--out {out} holds a finished data set and is left alone: choose another folder")
+    block = earlier.setdefault("block", BLOCK)  # older ones do not tell it
+    settings = settings | {"block": settings["block"] or block}
     other = next((name for name, value in settings.items() if earlier.get(name) != value), None)
     if other:
         flag = "weights of the run" if other == "prior" else f"--{other.replace('_', '-')} {earlier.get(other)}"
         raise UserError(f"--out {out} was begun with other flags or weights ({flag}): give the same, or another --out")
+    return block
 
 
-def write_missing(out, first, end, *drawing):
+def write_missing(out, first, end, run, labels, seed, draw, is_copy):
     """Write the people first … end − 1 who are not there yet, block by block.
+
+    Args:
+        draw: dict of block and of what ``Run.sample`` knows.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM.
     """
-    done = {row["person"] for row in finished_rows(out)}
+    done, block = {row["person"] for row in finished_rows(out)}, draw["block"]
     try:
-        for start in progress(range(first - first % BLOCK, end, BLOCK), desc="drawing people", unit=" blocks"):
-            numbers = range(max(first, start), min(end, start + BLOCK))
+        for start in progress(range(first - first % block, end, block), desc="drawing people", unit=" blocks"):
+            numbers = range(max(first, start), min(end, start + block))
             if not done.issuperset(map(person_name, numbers)):
-                write_part(out, numbers, *drawing)
+                write_part(out, numbers, run, labels, seed, draw, is_copy)
     except KeyboardInterrupt as stopped:
         number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
         raise Interrupted(number, "stopped: the same command goes on from there") from None

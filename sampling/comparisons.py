@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sampling.draws import PLAIN, check_draw, choose_conditions, output_folder
+from sampling.draws import PLAIN, check_block, check_draw, choose_conditions, output_folder
 from slices.frame import crop
 from slices.images import save_animation, save_png
 from slices.sheets import image_sheet
@@ -19,7 +19,7 @@ WARNING = {
 UNDER = {"label": "under each label", "position": "at each position", "temperature": "at each temperature"}
 
 
-def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None, **draw):
+def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None, block=None, **draw):
     """Write the same samples in variants: brain_<image>_<variant>.png, samples.csv, sheet.png; sweep.gif of positions.
 
     Image i is the one that sampling with the same seed under the same conditions makes. Two variants get a row of
@@ -31,7 +31,7 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None
         num_images: samples in each variant, from 1 (default: NUM_IMAGES).
         label, position, seed: as in ``Run.sample``, but for the one that varies.
         out: a new folder (default: <run>/samples/vary-<what>-<time>).
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``, but for the one that varies.
+        block, draw: block, temperature, top_k, top_p, guidance: as in ``Run.sample``, but for the one that varies.
 
     Returns:
         The folder, a Path.
@@ -40,6 +40,7 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None
         UserError: what varies is given, there is one label only, or the run does not know a label or a position.
     """
     check_draw(seed=seed, **draw)
+    check_block(block)
     draw = PLAIN | draw
     given = {"label": label is not None, "position": position is not None, "temperature": draw["temperature"] != 1.0}
     if what not in given:
@@ -50,7 +51,7 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None
     title = f"the same random numbers {UNDER[what]}, by {run.name}: {WARNING[what]}"
     out = output_folder(out, run, f"vary-{what}-{{time}}")
     with new_folder(out) as unfinished:
-        rows, images = write_variants(unfinished, run, variants, seed)
+        rows, images = write_variants(unfinished, run, variants, seed, block)
         write_csv(unfinished / "samples.csv", rows)
         crops = crop(images[:, :COLUMNS, ..., None], run.box) / 255  # (V, N, H, W, 1)
         draw_sheet(unfinished / "sheet.png", crops, list(variants), title)
@@ -73,7 +74,7 @@ def variants_of(run, what, num_images, label, position, seed, draw):
     return {f"temperature\n{value:g}": (label, position, draw | {"temperature": value}) for value in TEMPERATURES}
 
 
-def write_variants(folder, run, variants, seed):
+def write_variants(folder, run, variants, seed, block=None):
     """Write the samples of each of the variants.
 
     Returns:
@@ -81,7 +82,7 @@ def write_variants(folder, run, variants, seed):
     """
     rows, images = [], []
     for number, (*conditions, draw) in enumerate(progress(variants.values(), desc="variants")):
-        for samples in run.draw(*conditions, seed, **draw):
+        for samples in run.draw(*conditions, seed, block=block, **draw):
             for row, image in zip(samples.rows, samples.images, strict=True):
                 file = f"brain_{row['index']:05d}_{number:02d}.png"
                 rows.append(row | {"file": file, "temperature": draw["temperature"]})

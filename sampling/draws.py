@@ -17,6 +17,8 @@ from slices.index import condition_ids
 from utils import UserError, progress, random_generator
 
 BLOCK = 32  # images per call of a model, always: floating-point sums differ with the shape of the batch
+GPU_BLOCK = 512  # grids drawn together on a GPU, where launches are the cost and not arithmetic
+LARGEST_BLOCK = 4096
 NONE = "none"  # the model without a label, or without a position
 PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None, "guidance": 1.0}  # the model as it is; see Run.sample
 
@@ -150,6 +152,17 @@ def check_draw(num_images=1, seed=0, temperature=1.0, top_k=None, top_p=None, gu
             raise UserError(f"{name} must be a {kind} from {least} to {most}, not {value!r}")
 
 
+def usual_block(tf):
+    """How many grids are drawn together unless told otherwise, by what there is to draw them on."""
+    return GPU_BLOCK if tf.config.get_visible_devices("GPU") else BLOCK
+
+
+def check_block(block):
+    """Raise a UserError unless so many grids can be drawn together; None leaves it to the device (``Run.block``)."""
+    if block is not None and not (isinstance(block, numbers.Integral) and 1 <= block <= LARGEST_BLOCK):
+        raise UserError(f"block must be a whole number from 1 to {LARGEST_BLOCK}, not {block!r}")
+
+
 def shard_of(count, part, parts):
     """The first image of part 1 … parts of ``count`` images, and the one after its last; parts differ by one at most.
 
@@ -167,7 +180,7 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
     """Draw code grids block by block.
 
     Blocks begin at multiples of ``block`` whatever ``first`` is, so that a grid always has the same slot, and the
-    last one is padded.
+    last one is padded. In blocks of another size sums can differ in their last bit, and so, seldom, can a code.
 
     Args:
         label, position: (N,) int ids, 0 for none.

@@ -28,7 +28,8 @@ def export(run, folder):
     with new_folder(out, flag=None) as unfinished:
         archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK, run.sharpening)
         archive.write_out(str(unfinished), verbose=False)
-        save_json(unfinished / "about.json", {name: run.config[name] for name in ABOUT} | {"run": run.name})
+        about = {name: run.config[name] for name in ABOUT} | {"run": run.name, "block": BLOCK}
+        save_json(unfinished / "about.json", about)
         if (run.folder / "MODEL_CARD.md").is_file():
             shutil.copy2(run.folder / "MODEL_CARD.md", unfinished)
     print(f"{out}: a SavedModel with encode, decode and sample; about.json names the labels, MODEL_CARD.md the terms")

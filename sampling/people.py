@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sampling.draws import BLOCK, NONE, check_draw, shard_of, wanted_conditions
+from sampling.draws import BLOCK, NONE, check_block, check_draw, shard_of, wanted_conditions
 from slices.index import condition_ids
 from utils import UserError, progress, random_generator
 
@@ -34,7 +34,7 @@ class People:
 
     @property
     def table(self):
-        """people.csv as a DataFrame: person, index, seed, label, log_likelihood_bits."""
+        """people.csv as a DataFrame: person, index, seed, label, log_likelihood_bits, block."""
         return pd.DataFrame(self.rows).astype({"log_likelihood_bits": float})
 
 
@@ -43,24 +43,31 @@ def is_told(run):
     return run.prior.num_contexts > 0
 
 
-def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
+def sample_people(run, num_people=8, label=None, seed=0, shard=(1, 1), block=None, **draw):
     """What ``Run.sample_people`` gives; see there."""
-    blocks = list(people_blocks(run, num_people, label, seed, shard, **draw))
+    blocks = list(people_blocks(run, num_people, label, seed, shard, block, **draw))
     return People(
         *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits", "label")),
         [row for block in blocks for row in block.rows],
     )
 
 
-def people_blocks(run, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
+def people_blocks(run, num_people=8, label=None, seed=0, shard=(1, 1), block=None, **draw):
     """``sample_people`` as an iterable of People, block by block; wrong arguments are refused at once."""
     check_people(run, num_people, seed, **draw)
+    check_block(block)
     labels = choose_labels(run, num_people, label, seed)
     first, end = shard_of(num_people, *shard)
-    starts = progress(range(first - first % BLOCK, end, BLOCK), desc="drawing people", unit=" blocks", leave=None)
-    return (
-        draw_people(run, labels, range(max(first, start), min(end, start + BLOCK)), seed, **draw) for start in starts
-    )
+
+    def blocks():
+        size = block or run.block
+        for start in progress(
+            range(first - first % size, end, size), desc="drawing people", unit=" blocks", leave=None
+        ):
+            numbers = range(max(first, start), min(end, start + size))
+            yield draw_people(run, labels, numbers, seed, block=size, **draw)
+
+    return blocks()
 
 
 def check_people(run, num_people, seed, **draw):
@@ -90,7 +97,7 @@ def choose_labels(run, num_people, label=None, seed=0):
     return known[drawn]
 
 
-def draw_people(run, labels, numbers, seed, attempt=0, **draw):
+def draw_people(run, labels, numbers, seed, attempt=0, block=BLOCK, **draw):
     """The people of some numbers of one block, as People; the whole block is drawn, each in its own slot.
 
     Args:
@@ -98,29 +105,30 @@ def draw_people(run, labels, numbers, seed, attempt=0, **draw):
         numbers: range of the wanted ones, within one block.
         seed: of the random numbers; person i depends on it and on i alone.
         attempt: int from 0; each gives the same people other random numbers.
+        block: how many people are drawn together.
         draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
     """
-    start = numbers.start - numbers.start % BLOCK
+    start = numbers.start - numbers.start % block
     slots = slice(numbers.start - start, numbers.stop - start)
-    codes, bits = draw_block(run, labels[start : start + BLOCK], start, seed, attempt, **draw)
+    codes, bits = draw_block(run, labels[start : start + block], start, seed, attempt, block, **draw)
     images = np.stack([run.decode_drawn(person) for person in codes[slots]])  # (P, S, H, W)
-    rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) for i in numbers]
+    rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) | {"block": block} for i in numbers]
     return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
 
 
-def draw_block(run, labels, start, seed, attempt=0, **draw):
-    """A whole block of people whose first is number ``start``: codes (BLOCK, S, h, w) int32 and bits (BLOCK, S) float.
+def draw_block(run, labels, start, seed, attempt=0, block=BLOCK, **draw):
+    """A whole block of people whose first is number ``start``: codes (block, S, h, w) int32 and bits (block, S) float.
 
     Args:
-        labels: (n,) int32 ids, BLOCK at most; the last is repeated for the slots that are left.
-        seed, attempt, draw: as in ``draw_people``.
+        labels: (n,) int32 ids, ``block`` at most; the last is repeated for the slots that are left.
+        seed, attempt, block, draw: as in ``draw_people``.
     """
     shape = (run.num_positions, *run.code_grid)
     purpose = "people codes" + (f", attempt {attempt}" if attempt else "")
     uniforms = np.stack(
-        [random_generator(seed, purpose, i).random(shape, np.float32) for i in range(start, start + BLOCK)]
-    )  # (BLOCK, S, h, w)
-    return draw_stack(run, np.pad(labels, (0, BLOCK - len(labels)), mode="edge"), uniforms, **draw)
+        [random_generator(seed, purpose, i).random(shape, np.float32) for i in range(start, start + block)]
+    )  # (block, S, h, w)
+    return draw_stack(run, np.pad(labels, (0, block - len(labels)), mode="edge"), uniforms, **draw)
 
 
 def draw_stack(run, labels, uniforms, **draw):

@@ -15,7 +15,9 @@ COLUMNS = 10  # slices per row of the montages
 SHEET = "contact_sheet"  # how a picture's name begins that is no slice: what reads folders leaves it out
 
 
-def write_people(run, num_people=8, label=None, seed=0, shard=(1, 1), pixel_size=1.0, spacing=1.0, out=None, **draw):
+def write_people(
+    run, num_people=8, label=None, seed=0, shard=(1, 1), pixel_size=1.0, spacing=1.0, out=None, block=None, **draw
+):
     """Write what ``Run.sample_people`` makes of the same arguments into a new folder, with people.csv and two sheets.
 
     Each person has a folder: slices <id>_<slice>.png, <id>.nii.gz with the stack, and views of it.
@@ -24,7 +26,7 @@ def write_people(run, num_people=8, label=None, seed=0, shard=(1, 1), pixel_size
         run: Run.
         pixel_size, spacing: mm, of a pixel and from one slice to the next.
         out: a new folder (default: <run>/samples/people-<time>).
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
+        block, draw: block, temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -32,7 +34,7 @@ def write_people(run, num_people=8, label=None, seed=0, shard=(1, 1), pixel_size
     Raises:
         UserError: as ``Run.sample_people``, or the folder is there already.
     """
-    blocks = people_blocks(run, num_people, label, seed, shard, **draw)
+    blocks = people_blocks(run, num_people, label, seed, shard, block, **draw)
     part, parts = shard
     out = output_folder(out, run, "people-{time}" + (f"-{part}of{parts}" if parts > 1 else ""))
     with new_folder(out) as unfinished:

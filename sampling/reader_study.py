@@ -51,7 +51,9 @@ def reader_study(run, count, seed=0, cc0=False, out=None, **draw):
                     "study": study,
                     "image": place + 1,
                     "truth": "real" if i < count else "sampled",
-                    "source": real["path"].iloc[i] if i < count else f"sample {i - count} of seed {seed}",
+                    "source": real["path"].iloc[i]
+                    if i < count
+                    else f"sample {i - count} of seed {seed}, block {run.block}",
                     "label": real["label"].iloc[i % count],
                     "position": real["position"].iloc[i % count],
                 }

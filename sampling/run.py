@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sampling.draws import BLOCK, check_draw, choose_conditions, draw_codes, sample_row, shard_of, wanted_conditions
+from sampling.draws import (
+    BLOCK,
+    check_block,
+    check_draw,
+    choose_conditions,
+    draw_codes,
+    sample_row,
+    shard_of,
+    usual_block,
+    wanted_conditions,
+)
 from sampling.people import sample_people
 from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_blocks, load_images
@@ -39,7 +49,7 @@ class Samples:
 
     @property
     def table(self):
-        """samples.csv as a DataFrame: file, index, seed, label, position, log_likelihood_bits."""
+        """samples.csv as a DataFrame: file, index, seed, label, position, log_likelihood_bits, block."""
         return pd.DataFrame(self.rows).astype({"log_likelihood_bits": float})
 
 
@@ -107,6 +117,11 @@ class Run:
         if self.stage != "prior":
             raise UserError(f'the run {self.folder} was opened without its prior: open it with stage="prior"')
         return self.models[1]
+
+    @cached_property
+    def block(self):
+        """How many grids are drawn together unless told otherwise: 32, on a GPU 512."""
+        return usual_block(start_tensorflow())
 
     def needs_data(self):
         """Raise a UserError unless the run's slices are there."""
@@ -228,6 +243,7 @@ class Run:
         top_p=None,
         guidance=1.0,
         shard=(1, 1),
+        block=None,
     ):
         """Samples: image i depends on the seed and on i alone, and is what predict.py makes of the same arguments.
 
@@ -242,18 +258,20 @@ class Run:
             guidance: 0 to 20, how strongly label and position are followed: 1 as the model has learnt them, more is
                 more typical and less varied, 0 is the model without them. All but 1 take twice the time.
             shard: (I, N), the I-th of N parts of the images, as one call would make them.
+            block: how many grids are drawn together, 1 to 4096 (default: ``Run.block``). Image i is the same in any
+                number of images, but a code of it may be another in blocks of another size.
 
         Raises:
             UserError: the run does not know the label or the position, or there are more parts than images.
         """
         draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-        blocks = list(self.sample_blocks(num_images, label, position, seed, shard, **draw))
+        blocks = list(self.sample_blocks(num_images, label, position, seed, shard, block, **draw))
         return Samples(
             *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("images", "codes", "bits")),
             [row for block in blocks for row in block.rows],
         )
 
-    def sample_people(self, num_people=8, label=None, seed=0, shard=(1, 1), **draw):
+    def sample_people(self, num_people=8, label=None, seed=0, shard=(1, 1), block=None, **draw):
         """Whole people, one slice at each position, as ``sampling.people.People``.
 
         Person i depends on the seed and on i alone, and is what ``predict.py people`` makes of the same arguments.
@@ -261,36 +279,42 @@ class Run:
         Args:
             num_people: from 1.
             label: a label of the run, or "none" for the model without (default: drawn from the training people).
-            seed, shard: as in ``sample``, of people.
+            seed, shard, block: as in ``sample``, of people.
             draw: temperature, top_k, top_p, guidance: as in ``sample``.
 
         Raises:
             UserError: the run does not know the label, has one position, or there are more parts than people.
         """
-        return sample_people(self, num_people, label, seed, shard, **draw)
+        return sample_people(self, num_people, label, seed, shard, block, **draw)
 
-    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, shard=(1, 1), **draw):
+    def sample_blocks(self, num_images=16, label=None, position=None, seed=0, shard=(1, 1), block=None, **draw):
         """What ``sample`` gives, as an iterable of Samples of a block each, none of which is drawn before its turn.
 
         Mistakes in the arguments are found at once.
         """
         check_draw(num_images, seed, **draw)
+        check_block(block)
         shard_of(num_images, *shard)
         conditions = choose_conditions(self, num_images, label, position, seed)
-        return self.draw(*conditions, seed, shard, **draw)
+        return self.draw(*conditions, seed, shard, block, **draw)
 
-    def draw(self, label, position, seed=0, shard=(1, 1), **draw):
+    def draw(self, label, position, seed=0, shard=(1, 1), block=None, **draw):
         """Yield Samples, block by block, with conditions (N,) int32 as ids from 1, 0 for none; see ``sample``."""
         first, end = shard_of(len(label), *shard)
-        for start, codes, bits in draw_codes(self.prior, label, position, seed, first=first, end=end, **draw):
-            images = self.decode_drawn(codes)  # (BLOCK, H, W)
-            numbers = range(max(first, start), min(end, start + BLOCK))
+        block = block or self.block
+        for start, codes, bits in draw_codes(
+            self.prior, label, position, seed, first=first, end=end, block=block, **draw
+        ):
+            numbers = range(max(first, start), min(end, start + block))
             slots = slice(numbers.start - start, numbers.stop - start)
+            decoded = slots.start - slots.start % BLOCK  # decoding has blocks of its own, however codes are drawn
+            images = self.decode_drawn(codes[decoded : slots.stop + -slots.stop % BLOCK])[slots.start - decoded :]
             rows = [
                 sample_row(self.labels, f"brain_{i:05d}.png", i, seed, label[i], position[i], bits[i - start])
+                | {"block": block}
                 for i in numbers
             ]
-            yield Samples(images[slots], codes[slots], bits[slots], rows)
+            yield Samples(images[: len(numbers)], codes[slots], bits[slots], rows)
 
 
 def encode_images(vqvae, images, box):

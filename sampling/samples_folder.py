@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from sampling.draws import BLOCK, output_folder, shard_of
+from sampling.draws import output_folder, shard_of
 from slices.frame import crop
 from slices.images import save_nifti, save_png
 from slices.sheets import image_sheet
@@ -16,7 +16,17 @@ SHOWN = 64  # on the sheet
 
 
 def write_samples(
-    run, num_images=16, label=None, position=None, seed=0, shard=(1, 1), format="png", pixel_size=1.0, out=None, **draw
+    run,
+    num_images=16,
+    label=None,
+    position=None,
+    seed=0,
+    shard=(1, 1),
+    format="png",
+    pixel_size=1.0,
+    out=None,
+    block=None,
+    **draw,
 ):
     """Write what ``Run.sample`` makes of the same arguments, with samples.csv and sheet.png, into a new folder.
 
@@ -25,7 +35,7 @@ def write_samples(
         format: "png", brain_00000.png …; "npy", one brains.npy (N, H, W) uint8; "nifti", a volume of one slice each.
         pixel_size: side of a pixel in mm, for "nifti".
         out: a new folder (default: <run>/samples/<time>).
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
+        block, draw: block, temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
         The folder, a Path.
@@ -33,7 +43,7 @@ def write_samples(
     Raises:
         UserError: as ``Run.sample``, or the folder is there already.
     """
-    blocks = run.sample_blocks(num_images, label, position, seed, shard, **draw)
+    blocks = run.sample_blocks(num_images, label, position, seed, shard, block, **draw)
     part, parts = shard
     out = output_folder(out, run, "{time}" + (f"-{part}of{parts}" if parts > 1 else ""))
     with new_folder(out) as unfinished:
@@ -82,10 +92,11 @@ def image_saver(folder, format, frame, pixel_size, first, end):
 def timed(blocks):
     """Yield the blocks of samples, and say at the end how many a second there were."""
     count, began = 0, None
-    for block in blocks:
+    for samples in blocks:
         count, began = count + 1, began or time.perf_counter()  # start-up and tracing are over with the first block
-        yield block
+        yield samples
     if count > 1:
+        block = samples.rows[0]["block"]
         print(
-            f"{BLOCK * (count - 1) / (time.perf_counter() - began):.1f} samples/s, start-up and the first {BLOCK} aside"
+            f"{block * (count - 1) / (time.perf_counter() - began):.1f} samples/s, start-up and the first {block} aside"
         )

@@ -26,8 +26,10 @@ def test_a_label_gives_what_sampling_gives_under_it(run_predict, plain):
 
 def test_guidance_goes_with_what_varies(conditions_matter, run_predict):
     plain = run_predict("--num-images", 2, *CONDITIONS, out="plain")
-    guided = run_predict("--num-images", 2, *CONDITIONS, "--guidance", 5, out="guided")
-    out = run_predict("vary", "label", "--num-images", 2, *CONDITIONS[2:], "--guidance", 5)
+    draw = ("--guidance", 5, "--block", 4)
+    guided = run_predict("--num-images", 2, *CONDITIONS, *draw, out="guided")
+    out = run_predict("vary", "label", "--num-images", 2, *CONDITIONS[2:], *draw)
+    assert set(pd.read_csv(out / "samples.csv")["block"]) == {4}
     for i in range(2):
         unguided, asked = ((folder / f"brain_{i:05d}.png").read_bytes() for folder in (plain, guided))
         assert (out / f"brain_{i:05d}_00.png").read_bytes() == asked != unguided

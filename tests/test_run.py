@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import sampling.run
 from sampling.cohort import write_cohort
 from sampling.comparisons import vary
 from sampling.completion import complete
-from sampling.draws import draw_codes, look_up, output_folder, shard_of, wanted_conditions
+from sampling.draws import draw_codes, look_up, output_folder, shard_of, usual_block, wanted_conditions
 from sampling.gallery import gallery
 from sampling.people_folder import write_people
 from sampling.reader_study import reader_study
@@ -114,6 +115,7 @@ def test_the_newest_finished_run_or_one_by_its_name_or_path(finished_run, tmp_pa
             dict(num_images=40, label="none", position="none", shard=(2, 3)),
             "--num-images 40 --label none --position none --shard 2/3",
         ),
+        (dict(num_images=6, seed=5, block=4), "--num-images 6 --seed 5 --block 4"),
     ],
 )
 def test_the_call_and_the_script_give_the_same_bytes(arguments, flags, run, run_predict):
@@ -168,6 +170,33 @@ def test_a_sample_is_the_same_in_any_number_of_them(run):
     part = run.sample(70, seed=3, shard=(2, 2))
     assert np.array_equal(few.images, many.images[:40]) and few.table.equals(many.table[:40])
     assert np.array_equal(part.images, many.images[35:]) and list(part.table["index"]) == list(range(35, 70))
+
+
+def test_a_sample_is_the_same_in_any_number_of_them_in_blocks_of_any_size_and_its_row_names_that(run, monkeypatch):
+    drawn, sample = [], run.prior.sample
+    monkeypatch.setattr(
+        run.prior,
+        "sample",
+        lambda uniforms, *rest, **draw: drawn.append(len(uniforms)) or sample(uniforms, *rest, **draw),
+    )
+    many, few = run.sample(9, seed=3, block=4), run.sample(5, seed=3, block=4)
+    part = run.sample(9, seed=3, shard=(2, 2), block=4)
+    assert drawn == [4] * 7 and set(many.table["block"]) == {4}
+    assert np.array_equal(few.images, many.images[:5]) and few.table.equals(many.table[:5])
+    assert np.array_equal(part.images, many.images[4:]) and list(part.table["index"]) == list(range(4, 9))
+    assert set(run.sample(1).table["block"]) == {run.block} and drawn[7:] == [run.block]
+
+
+def test_images_do_not_depend_on_the_block_where_codes_do_not(run):
+    samples = run.sample(70, seed=3, block=70)
+    assert np.array_equal(run.decode_drawn(samples.codes), samples.images)
+    part = run.sample(70, seed=3, shard=(2, 2), block=70)  # from within one block of what is decoded together
+    assert np.array_equal(part.images, samples.images[35:]) and np.array_equal(part.codes, samples.codes[35:])
+
+
+@pytest.mark.parametrize(("gpus", "block"), [([], 32), (["GPU:0"], 512)])
+def test_blocks_are_larger_on_a_gpu(gpus, block):
+    assert usual_block(SimpleNamespace(config=SimpleNamespace(get_visible_devices=lambda kind: gpus))) == block
 
 
 def test_grids_are_drawn_in_whole_blocks_that_begin_where_they_always_do(run):
@@ -316,6 +345,9 @@ def test_two_calls_within_a_second_write_two_folders(finished_run, tmp_path):
         {"guidance": None},
         {"shard": (3, 2)},
         {"shard": (0, 2)},
+        {"block": 0},
+        {"block": 2.5},
+        {"block": 5000},
     ],
 )
 def test_numbers_that_samples_cannot_be_drawn_with_are_refused(wrong, finished_run):

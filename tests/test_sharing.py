@@ -124,7 +124,8 @@ def snippet_of_the_docs():
 def elsewhere(exported, finished_run):
     """What Python prints in the folder of the export, where this repository is not to be found."""
     run, given = Run(finished_run), np.random.default_rng(0)
-    samples = run.sample(40, seed=7, temperature=0.9)  # a whole block, and a part of one
+    block = json.loads((exported / "adni-model" / "about.json").read_text())["block"]
+    samples = run.sample(40, seed=7, temperature=0.9, block=block)  # a whole block, and a part of one
     label = samples.table["label"].map({name: i + 1 for i, name in enumerate(run.labels)}).to_numpy(np.int32)
     uniforms = np.stack([random_generator(7, "codes", i).random(run.code_grid, np.float32) for i in range(40)])
     np.savez(

@@ -129,7 +129,7 @@ def test_samples_have_the_full_frame_and_one_channel(finished_run, tmp_path):
     with Image.open(tmp_path / "out" / "brain_00001.png") as image:
         assert image.size == (40, 32) and image.mode == "L" and not image.info
     table = pd.read_csv(tmp_path / "out" / "samples.csv")
-    assert list(table.columns) == ["file", "index", "seed", "label", "position", "log_likelihood_bits"]
+    assert list(table.columns) == ["file", "index", "seed", "label", "position", "log_likelihood_bits", "block"]
     assert set(table["label"]) == {"AD"} and set(table["position"]) == {3}
     assert (table["log_likelihood_bits"] < 0).all()
     assert (tmp_path / "out" / "sheet.png").exists()

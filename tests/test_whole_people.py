@@ -54,6 +54,13 @@ def test_a_person_is_the_same_among_any_number_of_people(run):
     assert not np.array_equal(run.sample_people(2, seed=4).codes, few.codes)
 
 
+def test_a_person_is_the_same_in_blocks_of_any_size_and_the_row_names_that(run):
+    many, few = run.sample_people(5, seed=3, block=2), run.sample_people(3, seed=3, block=2)
+    part = run.sample_people(5, seed=3, shard=(2, 2), block=2)
+    assert np.array_equal(few.images, many.images[:3]) and few.table.equals(many.table[:3])
+    assert np.array_equal(part.images, many.images[2:]) and set(many.table["block"]) == {2}
+
+
 def test_labels_are_those_of_training_people(run):
     labels = choose_labels(run, 200)
     assert set(labels) == {1, 2} and 60 < (labels == 1).sum() < 140  # three of each are trained on
