@@ -14,14 +14,14 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REDUCED, REPOSITORY
 from experiments.tasks import do_task
-from experiments.timings import PASSES, lasting_rate, own_times, timed, trace
+from experiments.timings import PASSES, lasting, own_times, timed, trace
 from training.options import preset_values
 from utils import load_json, run_script
 
@@ -61,11 +61,15 @@ def attempt(measure, part, what, setting, unit, **bar):
 # ---- nets ---------------------------------------------------------------------------------------
 
 
-def config_of(preset):
-    """The config of a run of a preset on slices such as those of ReducedResults/brains."""
+def config_of(preset, way="dilated"):
+    """The config of a run of a preset on slices such as those of ReducedResults/brains.
+
+    Args:
+        way: of the prior's convolutions, "dilated" or "shifted".
+    """
     config = load_json(REDUCED / "brains" / "config.json") | preset_values(preset)
     config["prior_vertical_width"] = config["prior_vertical_width"] or config["prior_width"] // 2
-    return config | (TINY_SIZES if preset == "smoke" else {})
+    return config | {"prior_convolution_resolved": way} | (TINY_SIZES if preset == "smoke" else {})
 
 
 def start(deterministic=True, tf32=False):
@@ -88,43 +92,6 @@ def models(config, precision="float32"):
     vqvae, prior = build_vqvae(config, box, precision), build_prior(config, precision)
     prior.logits_kernel.assign(tf.random.stateless_normal(prior.logits_kernel.shape, (0, 0), stddev=0.1))
     return box, vqvae, prior
-
-
-def shifted_convolution(x, kernel, padding="valid", dilation_rate=1):
-    """A dilated convolution as one product with shifted copies of its input, side by side in channels.
-
-    Args:
-        x: (B, H, W, C), padded.
-        kernel: (rows, columns, C, D).
-        padding: "valid", the only one that there is.
-
-    Returns:
-        (B, H − (rows − 1) dilation, W − (columns − 1) dilation, D).
-    """
-    from keras import ops
-
-    from modules import dense
-
-    assert padding == "valid"
-    rows, columns, _, channels = kernel.shape
-    d = dilation_rate
-    h, w = x.shape[1] - (rows - 1) * d, x.shape[2] - (columns - 1) * d
-    copies = [x[:, i * d : i * d + h, j * d : j * d + w] for i in range(rows) for j in range(columns)]  # (B, h, w, C)
-    return dense(ops.concatenate(copies, axis=-1), ops.reshape(kernel, (-1, channels)))
-
-
-@contextmanager
-def convolving(way):
-    """In the block, the prior's own convolutions are "dilated", as they are, or "shifted"; Keras' layers stay."""
-    from keras import ops
-
-    dilated = ops.conv
-    if way == "shifted":
-        ops.conv = shifted_convolution
-    try:
-        yield
-    finally:
-        ops.conv = dilated
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -158,8 +125,7 @@ def checks(preset, tf32):
     by_eights = tf.concat([tf.function(vqvae.encode)(part) for part in tf.split(images, CHECKED_IMAGES // 8)], 0)
     ids = tf.ones(8, tf.int32)
     logits = prior(codes[:8], ids, ids)
-    with convolving("shifted"):
-        shifted = prior(codes[:8], ids, ids)
+    shifted = models(config_of(preset, "shifted"))[2](codes[:8], ids, ids)
     setting = f"TF32 {'on' if tf32 else 'off'}"
     for what, other in (("in batches of 8, as a graph", by_eights), ("on the CPU", on_cpu)):
         share = float(tf.reduce_mean(tf.cast(codes != other, tf.float32)))
@@ -194,22 +160,25 @@ def training(preset, deterministic, precisions, ways=("dilated", "shifted"), sec
         seconds: that each is timed for, after two steps that trace and warm up.
     """
     tf = start(deterministic)
-    config = config_of(preset)
     for precision in precisions:
         tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
-        for stage, way in (("vqvae", None), *(("prior", way) for way in ways)):
-            setting = ", ".join(
-                filter(None, (precision, "deterministic" if deterministic else "any order of sums", way))
-            )
+        for stage, way in (("vqvae", "dilated"), *(("prior", way) for way in ways)):
+            config = config_of(preset, way)
+            setting = [
+                precision,
+                "deterministic" if deterministic else "any order of sums",
+                *[way] * (stage == "prior"),
+            ]
             forget_peak(tf)
-            with convolving(way):
-                found = attempt(
-                    lambda stage=stage, precision=precision: step_rate(tf, config, stage, precision, seconds),
-                    "step",
-                    f"{stage}, {preset}, batch {config['batch_size']}",
-                    setting,
-                    "slices/s",
-                )
+            found = attempt(
+                lambda config=config, stage=stage, precision=precision: step_rate(
+                    tf, config, stage, precision, seconds
+                ),
+                "step",
+                f"{stage}, {preset}, batch {config['batch_size']}",
+                ", ".join(setting),
+                "slices/s",
+            )
             yield found | {"memory": peak_memory(tf) or ""}
 
 
@@ -262,32 +231,33 @@ def batches_of(config, stage, box):
     )
 
 
-def pipeline(preset, precision, seconds=4.0):
+def pipeline(preset, precision, way="dilated", seconds=4.0):
     """The pipeline alone, and each stage fed by it."""
     from slices.machine import cores
 
     tf = start()
-    config = config_of(preset)
+    config = config_of(preset, way)
     for stage in ("vqvae", "prior"):
         step, box = step_of(tf, config, stage, precision)
         batches = batches_of(config, stage, box)
-        rate = lasting_rate(batches, config["batch_size"], seconds)
-        yield row("pipeline", f"{stage}, the pipeline alone", f"{cores()} cores", rate, "slices/s")
+        alone = lasting(batches, config["batch_size"], seconds)
+        for name, unit in (("rate", "slices/s"), ("core_ms", "ms of a core a slice")):
+            yield row("pipeline", f"{stage}, the pipeline alone", f"{cores()} cores", alone[name], unit)
         losses = (step(batch)["loss"].numpy() for batch in batches)
         yield attempt(
-            lambda losses=losses: lasting_rate(losses, config["batch_size"], seconds),
+            lambda losses=losses: lasting(losses, config["batch_size"], seconds)["rate"],
             "pipeline",
             f"{stage}, {preset}, fed by the pipeline",
-            f"{precision}, {cores()} cores",
+            f"{precision}, {way}, {cores()} cores",
             "slices/s",
             least=RATE_BAR,
         )
 
 
-def fingerprint(preset, precision, steps):
+def fingerprint(preset, precision, steps, way="dilated"):
     """The digest of both models after so many steps; two processes should say the same."""
     tf = start()
-    config = config_of(preset)
+    config = config_of(preset, way)
     for stage in ("vqvae", "prior"):
         from training.timing import stage_step
 
@@ -297,15 +267,15 @@ def fingerprint(preset, precision, steps):
             step(batch)
         model = vqvae if stage == "vqvae" else prior
         digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in model.weights)).hexdigest()
-        yield row("repeat", f"{stage}, weights after {steps} steps", precision, digest, "sha256")
+        yield row("repeat", f"{stage}, weights after {steps} steps", f"{precision}, {way}", digest, "sha256")
 
 
-def profile(preset, precision, stage):
+def profile(preset, precision, stage, way="dilated"):
     """What the GPU is busy with in one step (without a GPU, the threads), and how much of the time."""
     from training.timing import random_batch
 
     tf = start()
-    config = config_of(preset)
+    config = config_of(preset, way)
     step, box = step_of(tf, config, stage, precision)
     batch = random_batch(tf, config, box)
     for _ in range(3):
@@ -316,9 +286,11 @@ def profile(preset, precision, stage):
     totals = own_times(of_gpu or planes)  # kernel: ms
     total = sum(totals.values()) or 1.0
     if of_gpu:
-        yield row("profile", f"{stage}, {preset}", "all kernels", total / 1e3 / seconds, "of a step without profiler")
+        yield row(
+            "profile", f"{stage}, {preset}, {way}", "all kernels", total / 1e3 / seconds, "of a step without profiler"
+        )
     for kernel in sorted(totals, key=totals.get, reverse=True)[:5]:
-        yield row("profile", f"{stage}, {preset}", kernel[:60], totals[kernel] / total, "of the time")
+        yield row("profile", f"{stage}, {preset}, {way}", kernel[:60], totals[kernel] / total, "of the time")
 
 
 # ---- sampling -----------------------------------------------------------------------------------
@@ -355,15 +327,22 @@ def first_brain(preset):
     """From the start of the process to the first image, decoded: no weights are read, for there is no run here."""
     import numpy as np
 
-    from sampling.draws import BLOCK
+    from sampling.draws import BLOCK, usual_block
 
-    start()
+    block = usual_block(start())
     _, vqvae, prior = models(config_of(preset))
-    ids = np.ones(BLOCK, np.int32)
-    codes, _ = prior.sample(np.random.default_rng(0).random((BLOCK, *prior.grid), np.float32), ids, ids)
-    vqvae.decode(codes).numpy()
+    ids = np.ones(block, np.int32)
+    codes, _ = prior.sample(np.random.default_rng(0).random((block, *prior.grid), np.float32), ids, ids)
+    vqvae.decode(codes[:BLOCK]).numpy()
     seconds = time.time() - float(os.environ.get("STARTED", time.time()))
-    yield row("start", f"the first {BLOCK} brains, {preset}", "from the start of Python", seconds, "s", most=15)
+    yield row(
+        "start",
+        f"the first {BLOCK} brains of a block of {block}, {preset}",
+        "from the start of Python",
+        seconds,
+        "s",
+        most=15,
+    )
 
 
 # ---- the peer -----------------------------------------------------------------------------------

@@ -170,31 +170,33 @@ def our_pipeline(run, precision, stage, turns=8, steps=6):
 
 
 def our_pipeline_alone(run, stage, seconds=20.0):
-    """The pipeline of a stage on real slices, with nothing that trains: slices per second of these cores."""
+    """The pipeline of a stage on real slices, with nothing that trains: as ``lasting``, and the number of cores."""
     from sampling.run import Run
     from slices.machine import cores
     from training.workers import start_tensorflow
 
     start_tensorflow()
     opened = Run(run)
-    rate = lasting_rate(batches_of(opened, stage), opened.config["batch_size"], seconds)
-    return {"rate": rate, "cores": cores()}
+    return lasting(batches_of(opened, stage), opened.config["batch_size"], seconds) | {"cores": cores()}
 
 
-def lasting_rate(batches, batch_size, seconds):
+def lasting(batches, batch_size, seconds):
     """Slices per second of all batches that come in ``seconds``, after 20 that trace, and use up what was made ahead.
 
     Args:
         batches: an endless iterable; of what is done with them, where that is to be timed as well.
+
+    Returns:
+        dict of rate, and core_ms, the milliseconds of one core that a slice takes, which other work hardly changes.
     """
     source = iter(batches)
     for _ in range(20):
         next(source)
-    count, start = 0, time.perf_counter()
+    count, start, worked = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() < start + seconds:
         next(source)
-        count += 1
-    return count * batch_size / (time.perf_counter() - start)
+        count += batch_size
+    return {"rate": count / (time.perf_counter() - start), "core_ms": 1e3 * (time.process_time() - worked) / count}
 
 
 def our_reconstructions(run, batch_size):

@@ -1,45 +1,10 @@
-"""The measurement for GPUs: its second way to convolve, its rows, and what it leaves when its time is up."""
+"""The measurement for GPUs: its plan, its rows, and what it leaves when its time is up."""
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
-from models import ids, small_prior, some_codes
 
 from experiments import gpu, gpu_tasks
 from experiments.results import read_rows
 from training.options import PRESETS
-
-
-@pytest.mark.parametrize("dilation", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [(2, 3), (1, 2)])
-def test_products_of_shifted_copies_are_the_dilated_convolution_and_so_are_their_gradients(kernel, dilation):
-    random = np.random.default_rng(0)
-    x = tf.constant(random.normal(size=(2, 9, 11, 5)).astype(np.float32))
-    weights = tf.constant(random.normal(size=(*kernel, 5, 4)).astype(np.float32) / 5)
-    found = []
-    for convolve in (keras.ops.conv, gpu_tasks.shifted_convolution):
-        with tf.GradientTape() as tape:
-            tape.watch((x, weights))
-            y = convolve(x, weights, padding="valid", dilation_rate=dilation)
-            loss = tf.reduce_mean(y**2)
-        found.append([y, *tape.gradient(loss, (x, weights))])
-    for dilated, shifted in zip(*found, strict=True):
-        np.testing.assert_allclose(shifted, dilated, atol=1e-5)
-
-
-def test_the_prior_is_the_same_with_them_and_they_are_its_only_convolutions(monkeypatch):
-    prior = small_prior(grid=(9, 8))
-    assert max(layer.dilation for layer in prior.stack) > 1
-    codes, calls = some_codes(3, (9, 8)), []
-    expected = prior(codes, ids(3), ids(3))
-    way = gpu_tasks.shifted_convolution
-    monkeypatch.setattr(gpu_tasks, "shifted_convolution", lambda *args, **named: calls.append(1) or way(*args, **named))
-    with gpu_tasks.convolving("shifted"):
-        np.testing.assert_allclose(prior(codes, ids(3), ids(3)), expected, atol=1e-5)
-    assert len(calls) == 2 * len(prior.stack)
-    prior(codes, ids(3), ids(3))
-    assert len(calls) == 2 * len(prior.stack)
 
 
 def test_a_row_says_whether_its_bar_is_met():

@@ -175,6 +175,49 @@ def test_cached_logits_are_those_of_a_full_pass(batch, vertical_width):
     np.testing.assert_allclose(prior.cached_logits(codes, ids(batch), ids(batch, 2)), full, atol=1e-4)
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [(2, 3), (1, 2)])
+def test_products_of_shifted_copies_are_the_dilated_convolution_and_so_are_their_gradients(kernel, dilation):
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(size=(2, 9, 11, 5)).astype(np.float32))
+    weights = tf.constant(random.normal(size=(*kernel, 5, 4)).astype(np.float32) / 5)
+    found = []
+    for convolve in modules.CONVOLUTIONS.values():
+        with tf.GradientTape() as tape:
+            tape.watch((x, weights))
+            y = convolve(x, weights, dilation)
+            loss = tf.reduce_mean(y**2)
+        found.append([y, *tape.gradient(loss, (x, weights))])
+    for dilated, shifted in zip(*found, strict=True):
+        np.testing.assert_allclose(shifted, dilated, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
+def test_the_prior_is_the_same_both_ways_and_so_is_its_training(precision, apart, monkeypatch):
+    dilated, shifted = (small_prior((9, 8), dtype=precision, convolution=way) for way in modules.CONVOLUTIONS)
+    assert max(layer.dilation for layer in dilated.stack) > 1
+    losses = []
+    for prior in (dilated, shifted):
+        prior.compile(optimizer=optimizer(1e-3, 10))
+        batch = prior_batch() | {"codes": some_codes(3, (9, 8))}
+        losses.append([float(prior_step(prior, batch)["loss"]) for _ in range(2)])
+    np.testing.assert_allclose(*losses, rtol=apart)
+    codes = some_codes(3, (9, 8))
+    np.testing.assert_allclose(*(prior(codes, ids(3), ids(3)) for prior in (dilated, shifted)), atol=10 * apart)
+    monkeypatch.setattr(keras.ops, "conv", None)
+    shifted(codes, ids(3), ids(3))
+
+
+def test_a_prior_convolves_as_it_was_trained_when_it_is_loaded_and_older_ones_are_dilated(tmp_path):
+    prior, codes = small_prior(convolution="shifted"), some_codes(2)
+    save_model(prior, tmp_path / "prior.keras")
+    loaded = keras.saving.load_model(tmp_path / "prior.keras")
+    assert {layer.convolution for layer in loaded.stack} == {"shifted"}
+    assert np.array_equal(loaded(codes, ids(2), ids(2)), prior(codes, ids(2), ids(2)))
+    older = {name: value for name, value in prior.get_config().items() if name != "convolution"}
+    assert {layer.convolution for layer in modules.GatedPixelCNN.from_config(older).stack} == {"dilated"}
+
+
 def test_a_narrow_vertical_stack_saves_its_share_of_weights():
     wide, narrow = (small_prior(layers=3, vertical_width=width) for width in (None, 4))
     assert [layer.vertical_kernel.shape for layer in wide.stack] == 3 * [(2, 3, 8, 16)]

@@ -99,6 +99,7 @@ def test_a_config_of_an_older_run_gets_what_it_lacks():
     assert with_defaults({"num_codes": 7}) == preset_values("default") | {
         "prior_patch": 1,
         "prior_contexts": 0,
+        "prior_convolution": "dilated",
         "num_codes": 7,
     }
 

@@ -90,6 +90,7 @@ FACTS = {  # what a config tells besides its options: (what it must be, how to t
     "labels": ("a list of labels", _all(None, lambda label: isinstance(label, str))),
     "num_positions": ("a whole number from 1", lambda value: _whole(value, 1)),
     "precision_resolved": ("a precision", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16")),
+    "prior_convolution_resolved": ("dilated or shifted", lambda value: value in ("dilated", "shifted")),
     "data_fingerprint": ("a sha256", lambda value: isinstance(value, str)),
     "simulated": ("true or false", lambda value: isinstance(value, bool)),
     "source": ("text or null", lambda value: value is None or isinstance(value, str)),
@@ -98,7 +99,7 @@ FACTS = {  # what a config tells besides its options: (what it must be, how to t
         lambda value: value is None or (_whole(value, 1) and value <= FULL),
     ),
 }
-OLDER_LACK = {"simulated", "source", "white_of_16_bits"}
+OLDER_LACK = {"prior_convolution_resolved", "simulated", "source", "white_of_16_bits"}
 
 
 def read_config(folder):

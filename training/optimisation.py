@@ -50,6 +50,7 @@ def build_prior(config, precision, vqvae_sha256=""):
         dropout=config["prior_dropout"],
         seed=config["seed"],
         vqvae_sha256=vqvae_sha256,
+        convolution=config.get("prior_convolution_resolved", "dilated"),
         name="prior",
         dtype=precision,
     )

@@ -162,14 +162,14 @@ def check_batch_size(batch_size, distribute, replicas):
 
 
 def plan_run(tf, config, box, training_slices, dry_run):
-    """Resolve the precision and tell device and sizes, before anything is written; with ``dry_run`` the time, too.
+    """Resolve what ``auto`` is and tell device and sizes, before anything is written; with ``dry_run`` the time, too.
 
     Args:
         training_slices: how many slices there are to train on.
     """
     import modules
     from training.optimisation import build_prior, build_vqvae
-    from training.timing import choose_precision, estimate_time
+    from training.timing import choose_convolution, choose_precision, estimate_time
 
     try:
         modules.choose_dilations(
@@ -178,6 +178,7 @@ def plan_run(tf, config, box, training_slices, dry_run):
     except ValueError as error:
         raise UserError(f"{error}: raise --prior-layers") from None
     config["precision_resolved"] = choose_precision(tf, config, box)
+    config["prior_convolution_resolved"] = choose_convolution(tf, config, box)
     tell_device(tf, config)
     vqvae = build_vqvae(config, box, config["precision_resolved"])
     prior = build_prior(config, config["precision_resolved"])

@@ -1,11 +1,11 @@
-"""Which precision is faster here, and how long a run will take: measured, not guessed."""
+"""Which precision and which way to convolve are faster here, and how long a run will take: measured, not guessed."""
 
 import time
 
 from slices.machine import cpu_flags
 
 EPOCHS, FEW_EPOCHS = 10, 5  # how often every slice should be seen, and what is said aloud to be too seldom
-PAYS = 1.3  # times as fast as float32, or a lower precision is not worth it
+PAYS = 1.3  # times as fast as what is plainly right, or it is not worth it, nor sure to be faster the next time
 
 
 def low_precision_candidate(tf):
@@ -25,28 +25,45 @@ def choose_precision(tf, config, box):
     candidate = low_precision_candidate(tf)
     if candidate is None:
         return "float32"
-    seconds = time_vqvae_steps(tf, config, box, ("float32", candidate))
-    ratio = seconds["float32"] / seconds[candidate]
-    chosen = candidate if ratio >= PAYS else "float32"
-    print(f"precision: {chosen} ({candidate} is {ratio:.2f} times as fast as float32 here)")
+    from training.optimisation import build_vqvae
+
+    steps = [
+        stage_step(tf, "vqvae", config, build_vqvae(config, box, precision)) for precision in ("float32", candidate)
+    ]
+    return faster("precision", ("float32", candidate), time_in_turns(steps, random_batch(tf, config, box)))
+
+
+def choose_convolution(tf, config, box):
+    """Resolve --prior-convolution auto: as shifted copies only where a step so was timed PAYS times as fast.
+
+    That can be on a GPU, where dilated convolutions that sum in a fixed order are slow. On a CPU it was not.
+    """
+    if config["prior_convolution"] != "auto":
+        return config["prior_convolution"]
+    if not tf.config.list_physical_devices("GPU"):
+        return "dilated"
+    from training.optimisation import build_prior, build_vqvae
+
+    vqvae, ways = build_vqvae(config, box, "float32"), ("dilated", "shifted")
+    priors = [build_prior(config | {"prior_convolution_resolved": way}, config["precision_resolved"]) for way in ways]
+    steps = [stage_step(tf, "prior", config, vqvae, prior) for prior in priors]
+    return faster("convolutions of the prior", ways, time_in_turns(steps, random_batch(tf, config, box)))
+
+
+def faster(what, names, seconds):
+    """The name of the second of two ways where it is PAYS times as fast as the first, else that of the first; said."""
+    ratio = seconds[0] / seconds[1]
+    chosen = names[ratio >= PAYS]
+    print(f"{what}: {chosen} ({names[1]} is {ratio:.2f} times as fast as {names[0]} here)")
     return chosen
 
 
-def time_vqvae_steps(tf, config, box, precisions, turns=4):
-    """precision -> least seconds of a stage-1 step on random images; they take turns, for other work comes and goes."""
-    from training.optimisation import build_vqvae
-
-    batch = random_batch(tf, config, box)
-    steps = {
-        precision: stage_step(tf, "vqvae", config, build_vqvae(config, box, precision)) for precision in precisions
-    }
-    taken = {precision: [] for precision in precisions}
-    for turn in range(turns):
-        for precision, step in steps.items():
-            seconds = time_steps(lambda step=step: step(batch)["loss"].numpy(), 1)
-            if turn:  # the first one traces
-                taken[precision].append(seconds)
-    return {precision: min(values) for precision, values in taken.items()}
+def time_in_turns(steps, batch, turns=4):
+    """The least seconds of each of some steps on a batch; they take turns, for other work comes and goes."""
+    taken = [
+        [time_steps(lambda step=step: step(batch)["loss"].numpy(), 1) for step in steps] for _ in range(turns)
+    ]  # turns x steps
+    return [min(seconds) for seconds in zip(*taken[1:], strict=True)]  # the first turn traces
 
 
 def time_steps(step, steps):
