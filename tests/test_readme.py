@@ -127,6 +127,7 @@ NOT_RUN = {
     "python experiments/gpu.py --tiny": "a minute or two; test_gpu.py does that",
     'python experiments/timings.py \'["our_pipeline_alone", {"run": "brains", "stage": "vqvae"}]\'': "for its number "
     "alone, on the slices of that run",
+    'python experiments/timings.py \'["our_pipeline_alone", {"run": "brains", "stage": "prior"}]\'': "likewise",
     "python experiments/peer.py --run brains --codebook ema --out ReducedResults/peer.csv "
     "--figure ReducedResults/peer.png": "half an hour: it trains the peer",
     "python train.py --data BRAINS --run brains_1297 --stage vqvae --vqvae-steps 1297 "
