@@ -76,3 +76,4 @@ def test_few_epochs_of_many_slices_are_said_with_the_steps_that_would_be_more():
     first, second = cost_of_stage("prior", 3800, 8, 0.24, 18300).splitlines()
     assert "30,400 slices, 1.7 epochs of 18,300" in first
     assert second == "prior: that is few epochs; --prior-steps 22900 are 10, in about 91.6 minutes"
+    assert "few epochs" not in cost_of_stage("refiner", 1500, 8, 0.4, 18300)

@@ -134,7 +134,7 @@ def cost_of_stage(name, steps, batch_size, seconds, training_slices):
         f"{name}: {batch_size / seconds:.1f} slices/s; {steps} steps see {steps * batch_size:,} slices, "
         f"{epochs:.1f} epochs of {training_slices:,}, in about {seconds * steps / 60:.1f} minutes"
     )
-    if epochs >= FEW_EPOCHS:
+    if epochs >= FEW_EPOCHS or name == "refiner":  # whose critic needs to see detail, not every slice
         return said
     wanted = -(-EPOCHS * training_slices // batch_size // 100) * 100  # rounded up to hundreds
     return (
