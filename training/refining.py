@@ -26,7 +26,7 @@ DETAIL = 12.0  # times this, and nothing else: by the coarse faults of drawn cod
 class Critic(keras.Sequential):
     """The detail of images, (B, H, W, 2) -> how much each place looks like one of a slice.
 
-    Logits (B, H/8, W/8, 1) float32, each of about 40x40 pixels (PatchGAN, Isola et al. 2017, arXiv:1611.07004).
+    Logits (B, H/8, W/8, 1) float32, each of about 60x60 pixels (PatchGAN, Isola et al. 2017, arXiv:1611.07004).
     """
 
     def __init__(self, width, dtype):
