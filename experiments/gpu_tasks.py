@@ -29,6 +29,7 @@ TINY_SIZES = {"frame": [60, 64], "crop_box": [0, 0, 56, 64], "code_grid": [14, 1
 SLICES = 512  # random ones that the pipeline draws from
 RATE_BAR = 1500  # slices/s of either stage of the default net with the pipeline, on an H100
 CHECKED_IMAGES = 32
+PROFILED = 64  # grids that are sampled
 PEER_SIZE, PEER_BATCH = 256, 32
 
 
@@ -271,23 +272,38 @@ def fingerprint(preset, precision, steps, way="dilated"):
 
 
 def profile(preset, precision, stage, way="dilated"):
-    """What the GPU is busy with in one step (without a GPU, the threads), and how much of the time."""
+    """What the GPU is busy with (without a GPU, the threads), and how much of the time.
+
+    Args:
+        stage: "vqvae" or "prior", one step of it; or "sampling", a block of PROFILED grids, always in float32.
+    """
     from training.timing import random_batch
 
     tf = start()
     config = config_of(preset, way)
-    step, box = step_of(tf, config, stage, precision)
-    batch = random_batch(tf, config, box)
+    if stage == "sampling":
+        prior = models(config)[2]
+        uniforms, ids = tf.random.stateless_uniform((PROFILED, *prior.grid), (0, 1)), tf.ones(PROFILED, tf.int32)
+
+        def work():
+            prior.sample(uniforms, ids, ids)[0].numpy()
+    else:
+        step, box = step_of(tf, config, stage, precision)
+        batch = random_batch(tf, config, box)
+
+        def work():
+            step(batch)["loss"].numpy()
+
     for _ in range(3):
-        step(batch)["loss"].numpy()
-    _, planes = trace(tf, lambda: step(batch)["loss"].numpy())
-    seconds = config["batch_size"] / timed(lambda: step(batch)["loss"].numpy(), config["batch_size"], 0.5)["rate"]
+        work()
+    _, planes = trace(tf, work)
+    seconds = 1 / timed(work, 1, 0.5)["rate"]
     of_gpu = [plane for plane in planes if "/device:GPU" in plane.name]
     totals = own_times(of_gpu or planes)  # kernel: ms
     total = sum(totals.values()) or 1.0
     if of_gpu:
         yield row(
-            "profile", f"{stage}, {preset}, {way}", "all kernels", total / 1e3 / seconds, "of a step without profiler"
+            "profile", f"{stage}, {preset}, {way}", "all kernels", total / 1e3 / seconds, "of the time without profiler"
         )
     for kernel in sorted(totals, key=totals.get, reverse=True)[:5]:
         yield row("profile", f"{stage}, {preset}, {way}", kernel[:60], totals[kernel] / total, "of the time")
