@@ -312,7 +312,7 @@ def train_prior(team, config, folder, parts, box):
     from training.steps import prior_step, with_codes
     from utils import file_sha256
 
-    tf, validation = team.tf, thinned(parts["validation"], config["prior_contexts"])
+    tf, validation = team.tf, thinned(parts["validation"], config["prior_slices_below"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))

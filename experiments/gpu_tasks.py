@@ -216,7 +216,7 @@ def batches_of(config, stage, box):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (SLICES, *config["frame"], 1), np.uint8)
     columns = {name: random.integers(1, 3, SLICES, np.int32) for name in ("label", "position")}
-    others = random.integers(0, SLICES, (SLICES, config["prior_contexts"] if stage == "prior" else 0))
+    others = random.integers(0, SLICES, (SLICES, config["prior_slices_below"] if stage == "prior" else 0))
     columns |= {"there": others >= 0, "gaps": np.ones(others.shape, np.int32)}
     return dataset.training_batches(
         images,

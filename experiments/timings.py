@@ -128,7 +128,7 @@ def batches_of(opened, stage):
     from slices.neighbours import slices_below
 
     config, (images, slices) = with_defaults(opened.config), load_split(opened, "train")
-    others, gaps = slices_below(slices, config["prior_contexts"] if stage == "prior" else 0)
+    others, gaps = slices_below(slices, config["prior_slices_below"] if stage == "prior" else 0)
     return dataset.training_batches(
         images,
         condition_ids(slices, config["labels"]) | {"there": others >= 0, "gaps": gaps},

@@ -81,7 +81,7 @@ def write_model_card(folder, config, metrics=None, out=None):
 
 def limit_of_slices(config):
     """What of the drawn slices is one head."""
-    if config.get("prior_contexts", 0) and config["num_positions"] > 1:
+    if config.get("prior_slices_below", 0) and config["num_positions"] > 1:
         return (
             "- `predict.py people` draws the slices of one head, each told of those below; `sample` draws single ones"
         )

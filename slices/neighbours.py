@@ -6,23 +6,20 @@ NO_SLICE = -1
 
 
 def ranks_told(rank, count):
-    """The ranks in a scan, 0 for the lowest slice, of the slices that the one of a rank is told: a list of ``count``.
-
-    The one below it, the lowest, and the second below it; NO_SLICE where there is none.
-    """
-    return [rank - 1, 0 if rank else NO_SLICE, max(rank - 2, NO_SLICE)][:count]
+    """The ranks in a scan, 0 for the lowest slice, of the ``count`` slices below one: a list, NO_SLICE for none."""
+    return [max(rank - below, NO_SLICE) for below in range(1, count + 1)]
 
 
 def slices_below(slices, count):
-    """The slices of the same scan that every slice is told.
+    """The slices of the same scan that every slice is told: those next below it.
 
     Args:
         slices: DataFrame of scan and position.
-        count: how many of those of ``ranks_told``, 0 to 3.
+        count: how many, from 0.
 
     Returns:
-        rows (N, count) int64, of the DataFrame, NO_SLICE where there is none; and gaps (N, count) int32, how many
-        positions below, 0 where there is none.
+        rows (N, count) int64, of the DataFrame, the nearest first, NO_SLICE where there is none; and gaps (N, count)
+        int32, how many positions below, 0 where there is none.
     """
     rows = np.full((len(slices), count), NO_SLICE)
     position = slices["position"].to_numpy(int)

@@ -6,8 +6,8 @@ import pytest
 from slices.neighbours import ranks_told, slices_below
 
 
-@pytest.mark.parametrize(("rank", "told"), [(0, [-1, -1, -1]), (1, [0, 0, -1]), (2, [1, 0, 0]), (5, [4, 0, 3])])
-def test_told_are_the_slice_below_the_lowest_and_the_second_below(rank, told):
+@pytest.mark.parametrize(("rank", "told"), [(0, [-1, -1, -1]), (1, [0, -1, -1]), (2, [1, 0, -1]), (5, [4, 3, 2])])
+def test_told_are_the_slices_next_below(rank, told):
     assert [ranks_told(rank, count) for count in range(4)] == [told[:count] for count in range(4)]
 
 
@@ -18,8 +18,8 @@ def test_the_slices_told_are_of_the_same_scan():
         index=[3, 1, 4, 7, 9, 11],
     )
     rows, gaps = slices_below(slices, 3)
-    assert rows.tolist() == [[3, 1, 1], [-1, -1, -1], [-1, -1, -1], [1, 1, -1], [2, 2, -1], [0, 1, 3]]
-    assert gaps.tolist() == [[1, 2, 2], [0, 0, 0], [0, 0, 0], [1, 1, 0], [3, 3, 0], [2, 4, 3]]
+    assert rows.tolist() == [[3, 1, -1], [-1, -1, -1], [-1, -1, -1], [1, -1, -1], [2, -1, -1], [0, 3, 1]]
+    assert gaps.tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0], [3, 0, 0], [2, 3, 4]]
     for count in (1, 2):
         assert slices_below(slices, count)[0].tolist() == rows[:, :count].tolist()
     assert slices_below(slices, 0)[0].shape == (6, 0)

@@ -24,7 +24,7 @@ import training.optimisation
 import training.steps
 from sampling.run import Run
 from training.checkpoints import checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
-from training.folder import locked
+from training.folder import locked, read_config
 from training.options import STAGES
 from utils import Interrupted, UserError
 
@@ -407,6 +407,7 @@ def edit(run, **changes):
         ({"num_codes": "512"}, "num_codes is not a whole number from 2"),
         ({"stages": {}}, "stages is not the state of its stages"),
         ({"format": 99}, "newer version"),
+        ({"prior_contexts": 2}, "of an earlier version, whose prior was told the lowest slice"),
         ({"learning_rate": "fast"}, "learning_rate is not a number from 1e-08 to 1"),
         ({"augment": 2}, "augment is not a number from 0 to 1"),
         ({"image_size": [32]}, "image_size is not height and width or null"),
@@ -419,6 +420,12 @@ def test_an_edited_config_is_one_sentence(changes, sentence, stopped):
         with pytest.raises(UserError, match=sentence) as error:
             script.main([flag, str(stopped)])
         assert "\n" not in str(error.value)
+
+
+def test_an_older_run_that_was_told_the_slice_below_is_told_the_same(stopped):
+    config = json.loads((stopped / "config.json").read_text())
+    edit(stopped, prior_contexts=1)
+    assert read_config(stopped) == config | {"prior_slices_below": 1}
 
 
 def test_a_run_that_was_begun_with_another_loss_is_not_gone_on_with(stopped):

@@ -208,7 +208,7 @@ def test_the_model_card_says_what_was_asked_and_keeps_what_the_user_wrote(finish
     card = (run / "MODEL_CARD.md").read_text()
     assert "CC0, from OpenNeuro" in card and "TO BE FILLED IN" not in card and "test people so far: 1" in card
     assert "draws the slices of one head" in card and "not one head" not in card
-    write_model_card(run, Run(run).config | {"simulated": False, "prior_contexts": 0})
+    write_model_card(run, Run(run).config | {"simulated": False, "prior_slices_below": 0})
     card = (run / "MODEL_CARD.md").read_text()
     assert "draws the slices of one head" not in card and "positions of one seed are not one head" in card
 

@@ -179,7 +179,7 @@ def stage_batches(team, config, train, box, purpose):
         train: the training part of ``prepare_data``.
         purpose: "vqvae" or "prior". The prior's batches have the slices below, too, as many as it is told.
     """
-    others, gaps = slices_below(train["slices"], config["prior_contexts"] if purpose == "prior" else 0)
+    others, gaps = slices_below(train["slices"], config["prior_slices_below"] if purpose == "prior" else 0)
     columns = train["columns"] | {"there": others >= 0, "gaps": gaps}
 
     def pipeline(first, parts, own):

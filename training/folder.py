@@ -99,6 +99,7 @@ FACTS = {  # what a config tells besides its options: (what it must be, how to t
         lambda value: value is None or (_whole(value, 1) and value <= FULL),
     ),
 }
+TOLD_OTHERWISE = "prior_contexts"  # of older runs: 1 the slice below, 2 the lowest, too
 OLDER_LACK = {"prior_convolution_resolved", "simulated", "source", "white_of_16_bits"}
 
 
@@ -112,9 +113,26 @@ def read_config(folder):
     config = load_json(path)
     if isinstance(config, dict) and isinstance(config.get("format"), int) and config["format"] > CONFIG_FORMAT:
         raise UserError(f"{path} was written by a newer version of this code: use that one")
+    if isinstance(config, dict) and TOLD_OTHERWISE in config:
+        config = told_as_now(path, config)
     for name, means in wrong_entries(config):
         raise UserError(f"{path} is damaged or was edited: its {name} is not {means}; put the original back")
     return config
+
+
+def told_as_now(path, config):
+    """The config of an older run in today's words; those told the slice below alone are told the same today.
+
+    Raises:
+        UserError: its prior was told the lowest slice, too, which is told no more.
+    """
+    count = config.pop(TOLD_OTHERWISE)
+    if count in (0, 1):
+        return config | {"prior_slices_below": count}
+    raise UserError(
+        f"{path} is of an earlier version, whose prior was told the lowest slice of a head, too: use that version, or "
+        "train a new run"
+    )
 
 
 def wrong_entries(config):

@@ -42,7 +42,7 @@ def build_prior(config, precision, vqvae_sha256=""):
         config["num_codes"],
         len(config["labels"]),
         config["num_positions"],
-        num_contexts=config["prior_contexts"],
+        num_contexts=config["prior_slices_below"],
         patch=config["prior_patch"],
         num_layers=config["prior_layers"],
         width=config["prior_width"],

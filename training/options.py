@@ -251,9 +251,9 @@ class Options:
         demo=1,
         paper=1,
     )
-    prior_contexts: int = option(
+    prior_slices_below: int = option(
         2,
-        "other slices of the same scan that it is told: 1 the one below, 2 the lowest too, 3 the second below as well",
+        "how many of the slices below in the same scan it is told: with two it sees where an edge is going",
         PRIOR,
         choices=(0, 1, 2, 3),
         older=0,

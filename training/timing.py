@@ -98,7 +98,7 @@ def stage_step(tf, name, config, vqvae, prior=None):
 
 def random_batch(tf, config, box):
     """A batch of random images in the crop box, without conditions, as all stages take it."""
-    size, others = config["batch_size"], config["prior_contexts"]
+    size, others = config["batch_size"], config["prior_slices_below"]
     return {
         "image": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 0)),
         "drawn": tf.random.stateless_uniform((size, box.height, box.width, 1), (0, 1)),
