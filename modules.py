@@ -17,6 +17,8 @@ from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
 LOG_2 = 0.6931471805599453
+TOP_WRONGLY_TOLD = 0.02  # share of the top codes that are random in training
+TOP_SEEDS = (256, 512 + 256, 512 + 257)  # beside the seed of a step: of the top level, and of what is wrongly told
 BLACK = 5 / 255  # what is no lighter is outside the brain, and is not refined
 
 registered = keras.saving.register_keras_serializable("brains")
@@ -546,8 +548,104 @@ def drop_channels(x, rate, seed):
     return x * ops.cast(kept, x.dtype) / (1 - rate)
 
 
+class Prior(keras.Model):
+    """What every prior over code grids does with its own ``log_likelihood``, ``draw_levels`` and ``drawn_cells``.
+
+    Attributes:
+        grid: (h, w) of the codes.
+        num_codes: K.
+        num_contexts: how many grids of other slices it is told.
+        patch: codes along each side of the cells in which it draws.
+        uniforms_shape: of the numbers that a grid is drawn from.
+        vqvae_sha256: of the file of the VQ-VAE whose codes these are.
+    """
+
+    def bits_per_code(self, codes, label, position, context=None):
+        """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
+        return -ops.mean(self.log_likelihood(codes, label, position, context=context), axis=(1, 2)) / LOG_2
+
+    def sample(
+        self,
+        uniforms,
+        label,
+        position,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        known=None,
+        mask=None,
+        context=None,
+        guidance=1.0,
+    ):
+        """Draw code grids, one row and one column at a time, each from cached features.
+
+        Args:
+            uniforms: (B, *uniforms_shape) float32 in [0, 1): the draws are by inverse CDF, so grid i depends on its
+                own uniforms alone.
+            label, position: (B,) int, 0 for none.
+            temperature, top_k, top_p: of the distribution drawn from; likelihoods stay those of the model.
+            known, mask: (B, h, w) int codes and bool: where the mask is true the code is kept.
+            context: the other grids, as in ``condition``.
+            guidance: classifier-free (Ho & Salimans 2022, arXiv:2207.12598): the logits drawn from are those without
+                label and position, and this many times what the two change in them. 1 is the model as it is, and
+                costs half as much.
+
+        It computes in float32 whatever the precision of training.
+
+        Returns:
+            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
+        """
+        codes, levels = self.draw_levels(
+            uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance
+        )
+        return codes, sum(tf.reduce_sum(log_likelihood, axis=(1, 2)) for log_likelihood in levels)
+
+    def redraw(self, codes, cells, uniforms, choice, label, position, context=None):
+        """Draw some cells of code grids anew, given all other codes, those that come later too.
+
+        One step of iterated sampling importance resampling (Andrieu, Lee & Vihola 2018, arXiv:1312.6432): N - 1
+        candidates are drawn in raster order, the grid as it is being the N-th, and one of the N is chosen in
+        proportion to the likelihood of the codes outside ``cells``. It leaves p(cells | other codes) as it is, exactly,
+        whatever N; how soon a chain of such steps gets there from elsewhere, nothing says.
+
+        Args:
+            codes: (B, h, w) int.
+            cells: (B, h, w) bool; nothing else changes.
+            uniforms: (B, N, *uniforms_shape) float32 in [0, 1), for the candidates; those of the first, the grid as it
+                is, are not used.
+            choice: (B,) float32 in [0, 1), for the choice.
+            label, position: (B,) int, 0 for none.
+            context: the other grids, as in ``condition``.
+
+        Returns:
+            codes (B, h, w) int32.
+        """
+        batch, count = uniforms.shape[:2]
+
+        def repeated(x):  # (B, …) -> (B N, …)
+            return tf.repeat(tf.convert_to_tensor(x), count, axis=0)
+
+        cells = repeated(cells)
+        as_it_is = tf.reshape(tf.range(batch * count) % count == 0, (-1, 1, 1))
+        candidates, levels = self.draw_levels(
+            tf.reshape(uniforms, (-1, *self.uniforms_shape)),
+            repeated(label),
+            repeated(position),
+            repeated(codes),
+            as_it_is | ~cells,
+            context and tuple(map(repeated, context)),
+        )
+        weights = sum(
+            tf.reduce_sum(tf.where(drawn, 0.0, log_likelihood), axis=(1, 2))
+            for drawn, log_likelihood in zip(self.drawn_cells(cells), levels, strict=True)
+        )  # (B N,)
+        chosen = draw(tf.reshape(weights, (batch, count)), tf.convert_to_tensor(choice, tf.float32))  # (B,)
+        candidates = tf.reshape(candidates, (batch, count, *self.grid))
+        return tf.gather(candidates, chosen, batch_dims=1)
+
+
 @registered
-class GatedPixelCNN(keras.Model):
+class GatedPixelCNN(Prior):
     """p(codes | label, position, other grids), code by code (van den Oord et al. 2016).
 
     Its two stacks go over the grid in raster order, cell by cell. A cell holds ``patch`` x ``patch`` codes, which the
@@ -651,6 +749,11 @@ class GatedPixelCNN(keras.Model):
         for layer, below in zip(self.stack, [width] + [settings["vertical_width"]] * len(self.stack), strict=False):
             layer.build((None, *self.cells, below))
         self.built = True
+
+    @property
+    def uniforms_shape(self):
+        """That of the grid: one for each code."""
+        return self.grid
 
     @property
     def receptive_field(self):
@@ -758,87 +861,16 @@ class GatedPixelCNN(keras.Model):
         logits = self.call(codes, label, position, augmentation, context, seed)
         return tfp.distributions.Categorical(logits=logits).log_prob(codes)
 
-    def bits_per_code(self, codes, label, position, context=None):
-        """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
-        return -ops.mean(self.log_likelihood(codes, label, position, context=context), axis=(1, 2)) / LOG_2
-
     # ---- sampling -------------------------------------------------------------------------------
 
-    def sample(
-        self,
-        uniforms,
-        label,
-        position,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        known=None,
-        mask=None,
-        context=None,
-        guidance=1.0,
-    ):
-        """Draw code grids, one row and one column at a time, each from cached features.
+    def draw_levels(self, *arguments):
+        """Codes (B, h, w) int32 for the arguments of ``sample``, and in a tuple the log-likelihood of each."""
+        codes, _, log_likelihood = self._draw(*arguments)
+        return codes, (log_likelihood,)
 
-        Args:
-            uniforms: (B, h, w) float32 in [0, 1): the draws are by inverse CDF, so grid i depends on its
-                own uniforms alone.
-            label, position: (B,) int, 0 for none.
-            temperature, top_k, top_p: of the distribution drawn from; likelihoods stay those of the model.
-            known, mask: (B, h, w) int codes and bool: where the mask is true the code is kept.
-            context: the other grids, as in ``condition``.
-            guidance: classifier-free (Ho & Salimans 2022, arXiv:2207.12598): the logits drawn from are those without
-                label and position, and this many times what the two change in them. 1 is the model as it is, and
-                costs half as much.
-
-        It computes in float32 whatever the precision of training.
-
-        Returns:
-            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
-        """
-        codes, _, log_likelihood = self._draw(
-            uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance
-        )
-        return codes, tf.reduce_sum(log_likelihood, axis=(1, 2))
-
-    def redraw(self, codes, cells, uniforms, choice, label, position, context=None):
-        """Draw some cells of code grids anew, given all other codes, those that come later too.
-
-        One step of iterated sampling importance resampling (Andrieu, Lee & Vihola 2018, arXiv:1312.6432): N - 1
-        candidates are drawn in raster order, the grid as it is being the N-th, and one of the N is chosen in
-        proportion to the likelihood of the codes outside ``cells``. It leaves p(cells | other codes) as it is, exactly,
-        whatever N; how soon a chain of such steps gets there from elsewhere, nothing says.
-
-        Args:
-            codes: (B, h, w) int.
-            cells: (B, h, w) bool; nothing else changes.
-            uniforms: (B, N, h, w) float32 in [0, 1), for the candidates; those of the first, the grid as it is, are
-                not used.
-            choice: (B,) float32 in [0, 1), for the choice.
-            label, position: (B,) int, 0 for none.
-            context: the other grids, as in ``condition``.
-
-        Returns:
-            codes (B, h, w) int32.
-        """
-        batch, count = uniforms.shape[:2]
-
-        def repeated(x):  # (B, …) -> (B N, …)
-            return tf.repeat(tf.convert_to_tensor(x), count, axis=0)
-
-        cells = repeated(cells)
-        as_it_is = tf.reshape(tf.range(batch * count) % count == 0, (-1, 1, 1))
-        candidates, _, log_likelihood = self._draw(
-            tf.reshape(uniforms, (-1, *self.grid)),
-            repeated(label),
-            repeated(position),
-            repeated(codes),
-            as_it_is | ~cells,
-            context and tuple(map(repeated, context)),
-        )
-        weights = tf.reduce_sum(tf.where(cells, 0.0, log_likelihood), axis=(1, 2))  # (B N,)
-        chosen = draw(tf.reshape(weights, (batch, count)), tf.convert_to_tensor(choice, tf.float32))  # (B,)
-        candidates = tf.reshape(candidates, (batch, count, *self.grid))
-        return tf.gather(candidates, chosen, batch_dims=1)
+    def drawn_cells(self, cells):
+        """What of each level is drawn anew where ``cells`` (B, h, w) are."""
+        return (cells,)
 
     def cached_logits(self, codes, label, position, context=None):
         """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
@@ -964,6 +996,175 @@ class GatedPixelCNN(keras.Model):
             len(config["labels"]),
             config["num_positions"],
         ]
+
+
+@registered
+class TwoLevelPrior(Prior):
+    """A prior in two levels: a coarse grid of top codes is drawn first, for shape, then the codes, told all of it.
+
+    As in VQ-VAE-2 (Razavi, van den Oord & Vinyals 2019, arXiv:1906.00446) the level below is told the one above by a
+    condition of every place. There the encoder makes both. Here a top code is the nearest of ``top_codes`` patterns of
+    grey to a block of ``top_block`` x ``top_block`` codes: it follows from the codes, and the VQ-VAE has one level.
+
+    log p(codes) is that of the top codes and that of the codes, told them. This is a bound, for a draw need not come
+    out with the very top codes that it was told: bits are never too low.
+
+    Args:
+        grid, num_codes, settings: as of ``GatedPixelCNN``, for both levels; ``patch`` is of the codes alone.
+        top_block: codes along each side of the block of a top code.
+        top_codes: how many top codes there are, at most K.
+        vqvae_sha256: of the file of the VQ-VAE whose codes these are.
+    """
+
+    def __init__(
+        self,
+        grid,
+        num_codes,
+        num_labels=0,
+        num_positions=0,
+        top_block=4,
+        top_codes=64,
+        num_contexts=0,
+        patch=1,
+        vqvae_sha256="",
+        **settings,
+    ):
+        dtype = settings.pop("dtype", None)
+        super().__init__(name=settings.pop("name", None), dtype=dtype)
+        self.vqvae_sha256 = vqvae_sha256
+        self.grid, self.num_codes, self.num_contexts, self.patch = tuple(grid), num_codes, num_contexts, patch
+        self.top_block, self.top_codes = top_block, min(top_codes, num_codes)
+        self.top_grid = tuple(-(-side // top_block) for side in grid)  # (H, W)
+        settings |= dict(num_labels=num_labels, num_positions=num_positions, dtype=self.dtype_policy)
+        self.top = GatedPixelCNN(self.top_grid, self.top_codes, num_contexts=num_contexts, name="top", **settings)
+        self.bottom = GatedPixelCNN(
+            grid, num_codes, num_contexts=num_contexts + 1, patch=patch, name="bottom", **settings
+        )
+        self.settings = self.bottom.settings
+        self.build()
+
+    def build(self, shape=None):
+        if self.built:
+            return
+        fixed = dict(dtype="float32", trainable=False, autocast=False, initializer="zeros")
+        self.greys = self.add_weight(name="greys", shape=(self.num_codes,), **fixed)
+        self.patterns = self.add_weight(name="patterns", shape=(self.top_block**2, self.top_codes), **fixed)
+        self.built = True
+
+    @property
+    def uniforms_shape(self):
+        """That of the grid, and as many rows more as the top codes need."""
+        (height, width), (rows, columns) = self.grid, self.top_grid
+        return height - (-rows * columns // width), width
+
+    @property
+    def receptive_field(self):
+        """(rows up, columns to each side) seen from a code, at least, by the codes alone."""
+        return self.bottom.receptive_field
+
+    # ---- from codes to top codes ----------------------------------------------------------------
+
+    def blocks(self, codes):
+        """The greys of codes (B, h, w) block by block: (B, H, W, ``top_block``²)."""
+        greys = ops.take(self.greys, codes, axis=0)[..., None]
+        margins = [(0, self.top_block * many - side) for many, side in zip(self.top_grid, self.grid, strict=True)]
+        return space_to_depth(ops.pad(greys, ((0, 0), *margins, (0, 0))), self.top_block)
+
+    def top_of(self, codes):
+        """Codes (B, h, w) int -> top codes (B, H, W) int32, each the pattern that is nearest to its block."""
+        patterns = ops.convert_to_tensor(self.patterns)
+        closeness = ops.matmul(self.blocks(codes), patterns) - ops.sum(patterns**2, axis=0) / 2  # (B, H, W, top codes)
+        return ops.cast(ops.argmax(closeness, axis=-1), "int32")
+
+    def spread(self, top):
+        """(B, H, W) -> (B, h, w): every place has what its block has."""
+        whole = ops.repeat(ops.repeat(top, self.top_block, axis=1), self.top_block, axis=2)
+        return whole[:, : self.grid[0], : self.grid[1]]
+
+    def top_context(self, context):
+        """The other grids (codes, gaps) as the top level is told them: (B, N, H, W) and (B, N)."""
+        if context is None or not self.num_contexts:
+            return None
+        codes, gaps = context
+        top = self.top_of(ops.reshape(ops.maximum(codes, 0), (-1, *self.grid)))
+        top = ops.reshape(top, (-1, self.num_contexts, *self.top_grid))
+        return ops.where(codes[:, :, :1, :1] < 0, -1, top), gaps
+
+    def bottom_context(self, top, context):
+        """What the codes are told: the other grids, and the top codes (B, H, W) as one more, (B, N + 1, h, w)."""
+        codes, batch = self.spread(top)[:, None], ops.shape(top)[0]
+        if context is None:
+            nothing = (batch, self.num_contexts)
+            context = ops.full((*nothing, *self.grid), -1, "int32"), ops.zeros(nothing, "int32")
+        others, gaps = (ops.cast(x, "int32") for x in context)
+        return ops.concatenate([others, codes], axis=1), ops.pad(gaps, ((0, 0), (0, 1)))
+
+    # ---- likelihood -----------------------------------------------------------------------------
+
+    def log_likelihood(self, codes, label, position, augmentation=None, context=None, seed=None):
+        """Natural log-likelihood of every code (B, h, w) float32, with its share of that of its block's top code."""
+        top = told = self.top_of(codes)
+        seeds = [None if seed is None else ops.stack([seed[0], seed[1] + i]) for i in TOP_SEEDS]
+        of_top = self.top.log_likelihood(top, label, position, augmentation, self.top_context(context), seeds[0])
+        if seed is not None:  # what is drawn is not always right, either
+            right = own_uniforms(ops.shape(top), seeds[1]) >= TOP_WRONGLY_TOLD
+            told = ops.where(right, top, ops.cast(own_uniforms(ops.shape(top), seeds[2]) * self.top_codes, "int32"))
+        context = self.bottom_context(told, context)
+        of_codes = self.bottom.log_likelihood(codes, label, position, augmentation, context, seed)
+        return of_codes + self.spread(of_top / self.block_sizes)
+
+    @property
+    def block_sizes(self):
+        """How many codes the block of each top code holds, (H, W) float32: those at the edge may hold fewer."""
+        down, right = (
+            ops.minimum(self.top_block, side - self.top_block * ops.arange(many))
+            for many, side in zip(self.top_grid, self.grid, strict=True)
+        )
+        return ops.cast(down[:, None] * right, "float32")
+
+    # ---- sampling -------------------------------------------------------------------------------
+
+    def draw_levels(self, uniforms, label, position, known=None, mask=None, context=None, *how):
+        """Codes (B, h, w) int32 for the arguments of ``sample``; the log-likelihood of each, and of each top code.
+
+        A top code is kept where all codes of its block are.
+        """
+        uniforms = tf.convert_to_tensor(uniforms, tf.float32)
+        (height, _), (rows, columns) = self.grid, self.top_grid
+        of_top = tf.reshape(uniforms[:, height:], (len(uniforms), -1))[:, : rows * columns]
+        top_known = top_mask = None
+        if mask is not None:
+            known = tf.convert_to_tensor(known, tf.int32)
+            top_known, top_mask = self.top_of(known), ~self.drawn_cells(~tf.convert_to_tensor(mask, tf.bool))[1]
+        if context is not None:
+            context = tuple(tf.convert_to_tensor(x, tf.int32) for x in context)
+        top, (of_top,) = self.top.draw_levels(
+            tf.reshape(of_top, (-1, rows, columns)),
+            label,
+            position,
+            top_known,
+            top_mask,
+            self.top_context(context),
+            *how,
+        )
+        codes, (of_codes,) = self.bottom.draw_levels(
+            uniforms[:, :height], label, position, known, mask, self.bottom_context(top, context), *how
+        )
+        return codes, (of_codes, of_top)
+
+    def drawn_cells(self, cells):
+        """What of each level is drawn anew where ``cells`` (B, h, w) are: these, and every block that has one."""
+        margins = [(0, self.top_block * many - side) for many, side in zip(self.top_grid, self.grid, strict=True)]
+        whole = tf.pad(tf.cast(cells, tf.int32)[..., None], ((0, 0), *margins, (0, 0)))
+        return cells, tf.reduce_any(space_to_depth(whole, self.top_block) > 0, axis=-1)
+
+    def get_config(self):
+        own = {"top_block": self.top_block, "top_codes": self.top_codes, "num_contexts": self.num_contexts}
+        return {**self.bottom.get_config(), "name": self.name, **own, "vqvae_sha256": self.vqvae_sha256}
+
+    def fits(self, config):
+        """Whether this is a model of that run's code grid, codebook, labels and positions."""
+        return self.bottom.fits(config)
 
 
 def guide(logits, guidance=None):

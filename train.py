@@ -13,6 +13,7 @@ from utils import Parser, UserError, run_script, save_json, shell
 
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
+PATTERN_SLICES = 256  # training slices that the patterns of the prior's top codes are fitted to
 EVALUATION_BATCH = 16
 SHARPENING_SLICES = 256  # training slices that it is fitted on
 DRAWN, DRAWN_TO_LOOK = 1024, 64  # grids of codes that are drawn for the refiner: to learn from, and to judge it by
@@ -304,18 +305,23 @@ def train_prior(team, config, folder, parts, box):
     import numpy as np
 
     from dataset import evaluation_batches
+    from slices.frame import crop
     from training.data import stage_batches, thinned
     from training.folder import load_models
     from training.loop import Stage
     from training.optimisation import build_prior
+    from training.patterns import fit_patterns
     from training.sharpening import load_sharpening
     from training.steps import prior_step, with_codes
-    from utils import file_sha256
+    from utils import evenly, file_sha256
 
     tf, validation = team.tf, thinned(parts["validation"], config["prior_slices_below"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
+    if config["prior_levels"] == 2:
+        images = parts["train"]["images"]
+        fit_patterns(prior, vqvae, crop(images[evenly(np.arange(len(images)), PATTERN_SLICES)], box))
     bits_per_code = tf.function(prior.bits_per_code)
     held_out = [
         with_codes(vqvae, batch)
@@ -324,7 +330,7 @@ def train_prior(team, config, folder, parts, box):
         )
     ]
     shown = {name: np.concatenate([batch[name] for batch in held_out])[:8] for name in ("label", "position")}
-    uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *config["code_grid"]), "float32")
+    uniforms = np.random.default_rng(config["seed"]).random((len(shown["label"]), *prior.uniforms_shape), "float32")
 
     def mean_bits(context_of):
         bits = [

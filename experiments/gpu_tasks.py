@@ -283,7 +283,10 @@ def profile(preset, precision, stage, way="dilated"):
     config = config_of(preset, way)
     if stage == "sampling":
         prior = models(config)[2]
-        uniforms, ids = tf.random.stateless_uniform((PROFILED, *prior.grid), (0, 1)), tf.ones(PROFILED, tf.int32)
+        uniforms, ids = (
+            tf.random.stateless_uniform((PROFILED, *prior.uniforms_shape), (0, 1)),
+            tf.ones(PROFILED, tf.int32),
+        )
 
         def work():
             prior.sample(uniforms, ids, ids)[0].numpy()
@@ -320,7 +323,7 @@ def sampling(preset, blocks, xla, seconds=2.0):
     config = config_of(preset)
     prior = models(config)[2]
     for block in blocks:
-        uniforms = tf.constant(np.random.default_rng(0).random((block, *prior.grid), np.float32))
+        uniforms = tf.constant(np.random.default_rng(0).random((block, *prior.uniforms_shape), np.float32))
         ids = tf.ones(block, tf.int32)
         draw = tf.function(lambda uniforms, ids=ids: prior.sample(uniforms, ids, ids)[0], jit_compile=xla or None)
         setting = f"float32, block {block}, {'XLA' if xla else 'no XLA'}"
@@ -348,7 +351,7 @@ def first_brain(preset):
     block = usual_block(start())
     _, vqvae, prior = models(config_of(preset))
     ids = np.ones(block, np.int32)
-    codes, _ = prior.sample(np.random.default_rng(0).random((block, *prior.grid), np.float32), ids, ids)
+    codes, _ = prior.sample(np.random.default_rng(0).random((block, *prior.uniforms_shape), np.float32), ids, ids)
     vqvae.decode(codes[:BLOCK]).numpy()
     seconds = time.time() - float(os.environ.get("STARTED", time.time()))
     yield row(

@@ -185,7 +185,7 @@ def plant_copies(run, cache, training, seed, count=200):
     rows = random.choice(len(training.codes), min(count, len(training.codes)), replace=False)
     columns = {name: column[rows] for name, column in training.columns.items()}
     redrawn = random.random((len(rows), *run.code_grid)) < 0.1
-    uniforms = random.random(redrawn.shape, np.float32)
+    uniforms = random.random((len(rows), *run.prior.uniforms_shape), np.float32)
     codes = cache.kept(
         "planted",
         training.fingerprint,

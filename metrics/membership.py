@@ -213,8 +213,8 @@ def complete(prior, target, slices, first, seed):
 
     Blocks have one size always, the last one padded, for sums differ with the shape of the batch.
     """
-    uniforms = random_generator(seed, "completions").random((SAMPLE_BLOCK, *target.codes.shape[1:]), np.float32)
-    mask = np.zeros(uniforms.shape, bool)
+    uniforms = random_generator(seed, "completions").random((SAMPLE_BLOCK, *prior.uniforms_shape), np.float32)
+    mask = np.zeros((SAMPLE_BLOCK, *prior.grid), bool)
     mask[:, :first] = True
     blocks = []
     for start in block_starts(len(slices), "completing", SAMPLE_BLOCK):

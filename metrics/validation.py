@@ -17,7 +17,7 @@ def measure(models, training, held_out, box, split):
     """What a run scores on held-out people, unaugmented, conditions given.
 
     Args:
-        models: [VQVAE] or [VQVAE, GatedPixelCNN].
+        models: [VQVAE] or [VQVAE, Prior].
         training, held_out: dicts of images uint8 (N, H, W, 1), slices (DataFrame) and columns of conditions.
         box: the run's crop box.
         split: the name of the held-out split.

@@ -1,5 +1,6 @@
 """What could stand where a slice is not kept: codes drawn given the kept ones, before and behind them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=
 
     Where all kept codes come first in raster order this is an exact draw. Elsewhere it is an approximate one: the
     others are drawn in raster order, and then again and again with an eye on the codes that follow
-    (``GatedPixelCNN.redraw``), first all of them and then tile by tile. That leaves their distribution given the
+    (``Prior.redraw``), first all of them and then tile by tile. That leaves their distribution given the
     kept ones as it is and moves towards it, but stops after a few sweeps.
 
     Args:
@@ -97,14 +98,15 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=
             [random_generator(seed, purpose, first + i, step).random(count, np.float32) for i in range(len(codes))]
         )
 
-    conditions, size = (columns["label"], columns["position"]), prior.grid[0] * prior.grid[1]
-    drawn, _ = prior.sample(uniforms(0, size).reshape(codes.shape), *conditions, known=codes, mask=keep, **draw)
+    conditions, shape = (columns["label"], columns["position"]), prior.uniforms_shape
+    size = math.prod(shape)
+    drawn, _ = prior.sample(uniforms(0, size).reshape(-1, *shape), *conditions, known=codes, mask=keep, **draw)
     unknown = ~keep & ~in_drawing_order(keep, prior.patch)[:, None, None]
     steps = list(gibbs_cells(unknown, tile_side)) if unknown.any() else []
     for step, cells in enumerate(progress(steps, desc="Gibbs sweeps", unit=" steps", leave=False), 1):
         if cells.any():
             numbers = uniforms(step, CANDIDATES * size + 1)
-            candidates = numbers[:, 1:].reshape(len(codes), CANDIDATES, *prior.grid)
+            candidates = numbers[:, 1:].reshape(len(codes), CANDIDATES, *shape)
             drawn = prior.redraw(drawn, cells, candidates, numbers[:, 0], *conditions)
     return np.asarray(drawn)
 

@@ -199,7 +199,10 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
     end = len(label) if end is None else end
     for start in progress(range(first - first % block, end, block), desc="sampling", unit=" blocks", leave=None):
         uniforms = np.stack(
-            [random_generator(seed, purpose, i).random(prior.grid, np.float32) for i in range(start, start + block)]
+            [
+                random_generator(seed, purpose, i).random(prior.uniforms_shape, np.float32)
+                for i in range(start, start + block)
+            ]
         )
         conditions = [
             np.pad(ids[start : start + block], (0, block - len(ids[start : start + block])), mode="edge")

@@ -29,6 +29,7 @@ def export(run, folder):
         archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK, run.sharpening, run.refiner)
         archive.write_out(str(unfinished), verbose=False)
         about = {name: run.config[name] for name in ABOUT} | {"run": run.name, "block": BLOCK}
+        about["uniforms_shape"] = list(run.prior.uniforms_shape)
         save_json(unfinished / "about.json", about)
         if (run.folder / "MODEL_CARD.md").is_file():
             shutil.copy2(run.folder / "MODEL_CARD.md", unfinished)
@@ -43,8 +44,8 @@ def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refine
 
     encode(images) -> codes, (N, h, w) int32.
     decode(codes) -> images.
-    sample(uniforms, (N, h, w) float32 in [0, 1); label, position, (N,) int32 with 0 for none; temperature, float32)
-    -> images, sharpened and so in steps of 1/255, codes, and log_likelihood_bits, (N,) float32.
+    sample(uniforms, (N, *uniforms_shape) float32 in [0, 1); label, position, (N,) int32 with 0 for none; temperature,
+    float32) -> images, sharpened and so in steps of 1/255, codes, and log_likelihood_bits, (N,) float32.
 
     What an endpoint returns is a dict of these names.
 
@@ -94,7 +95,7 @@ def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refine
         "sample",
         sample,
         [
-            grids(tf.float32, "uniforms"),
+            tf.TensorSpec((None, *prior.uniforms_shape), tf.float32, "uniforms"),
             condition("label"),
             condition("position"),
             tf.TensorSpec((), tf.float32, "temperature"),

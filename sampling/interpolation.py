@@ -76,7 +76,7 @@ def turn(prior, steps, columns, seed):
         steps: (N,) float in [0, 1].
         columns: dict of label and position, (N,) int32 ids.
     """
-    ends = [random_generator(seed, "codes", i).random(prior.grid, np.float32) for i in range(2)]
+    ends = [random_generator(seed, "codes", i).random(prior.uniforms_shape, np.float32) for i in range(2)]
     normal = norm.ppf(np.clip(ends, 1e-7, 1 - 1e-7).astype(np.float64))  # (2, h, w)
     angles = steps[:, None, None] * np.pi / 2
     uniforms = norm.cdf(np.cos(angles) * normal[0] + np.sin(angles) * normal[1]).astype(np.float32)

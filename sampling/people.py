@@ -129,11 +129,11 @@ def draw_block(run, labels, start, seed, attempt=0, block=BLOCK, **draw):
         labels: (n,) int32 ids, ``block`` at most; the last is repeated for the slots that are left.
         seed, attempt, block, draw: as in ``draw_people``.
     """
-    shape = (run.num_positions, *run.code_grid)
+    shape = (run.num_positions, *run.prior.uniforms_shape)
     purpose = "people codes" + (f", attempt {attempt}" if attempt else "")
     uniforms = np.stack(
         [random_generator(seed, purpose, i).random(shape, np.float32) for i in range(start, start + block)]
-    )  # (block, S, h, w)
+    )  # (block, S, *uniforms_shape)
     return draw_stack(run, np.pad(labels, (0, block - len(labels)), mode="edge"), uniforms, **draw)
 
 
@@ -143,7 +143,7 @@ def draw_stack(run, labels, uniforms, **draw):
     Args:
         run: Run.
         labels: (B,) int32 ids.
-        uniforms: (B, S, h, w) float32 in [0, 1).
+        uniforms: (B, S, *uniforms_shape) float32 in [0, 1).
         draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Returns:
@@ -162,7 +162,7 @@ def draw_slice(prior, drawn, labels, position, uniforms, **draw):
 
     Args:
         drawn: the people's code grids (B, h, w) at the positions 0 … position − 1, a list.
-        uniforms: (B, h, w) float32 in [0, 1).
+        uniforms: (B, *uniforms_shape) float32 in [0, 1).
     """
     positions = np.full(len(labels), position + 1, np.int32)
     codes, log_likelihood = prior.sample(uniforms, labels, positions, **draw, context=slices_told(prior, drawn))

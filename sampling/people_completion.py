@@ -196,7 +196,7 @@ def complete_stacks(run, known, label, numbers, seed, candidates, block, **draw)
     Returns:
         codes (P, S, h, w) int32 and the log-likelihood of each slice in bits, (P, S) float.
     """
-    people, bits = len(numbers), []
+    people, bits, shape = len(numbers), [], run.prior.uniforms_shape
     below = []  # codes (P, h, w) of every position so far
     for missing, given in stretches(known, run.num_positions):
         count = candidates if missing and given is not None else 1
@@ -205,7 +205,7 @@ def complete_stacks(run, known, label, numbers, seed, candidates, block, **draw)
         for position in (*missing, *([] if given is None else [given])):
             uniforms = np.stack(
                 [
-                    random_generator(seed, "completed people", i, position, candidate).random(run.code_grid, np.float32)
+                    random_generator(seed, "completed people", i, position, candidate).random(shape, np.float32)
                     for i in numbers
                     for candidate in range(count)
                 ]
@@ -238,7 +238,7 @@ def draw_slices(prior, below, label, position, uniforms, block, given=None, **dr
     Args:
         below: list of codes (N, h, w), the people's slices below.
         label: id, 0 for none.
-        uniforms: (N, h, w) float32 in [0, 1).
+        uniforms: (N, *uniforms_shape) float32 in [0, 1).
         block: how many are drawn together.
         given: codes (h, w), or None where they are drawn.
 

@@ -99,7 +99,7 @@ class Run:
 
     @cached_property
     def models(self):
-        """(VQVAE, GatedPixelCNN), in float32; without the second for the stage "vqvae"."""
+        """(VQVAE, Prior), in float32; without the second for the stage "vqvae"."""
         start_tensorflow()
         return tuple(load_models(self.folder, prior=self.stage == "prior"))
 

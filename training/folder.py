@@ -214,7 +214,7 @@ def load_models(folder, prior=True):
     import modules
 
     config = read_config(folder)
-    kinds = {"vqvae.keras": modules.VQVAE, "prior.keras": modules.GatedPixelCNN}
+    kinds = {"vqvae.keras": modules.VQVAE, "prior.keras": modules.Prior}
     models = [load_model(folder / name, kinds[name], config) for name in list(kinds)[: 1 + prior]]
     if prior and models[1].vqvae_sha256 != file_sha256(folder / "vqvae.keras"):
         raise UserError(

@@ -1,10 +1,14 @@
 """The models as they are trained: compiled with their optimizer, beside the average of their weights."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 
 import modules
 from training.replicas import replicas
+
+TOP_PIXELS = 16  # along each side of what a top code of the prior stands for
 
 
 def build_vqvae(config, box, precision):
@@ -37,7 +41,9 @@ def build_vqvae(config, box, precision):
 def build_prior(config, precision, vqvae_sha256=""):
     """A compiled prior of this config, with weights that depend on the seed alone."""
     keras.utils.set_random_seed(config["seed"] + 1)
-    prior = modules.GatedPixelCNN(
+    two_levels = config.get("prior_levels", 1) == 2
+    kind = partial(modules.TwoLevelPrior, top_block=top_block(config)) if two_levels else modules.GatedPixelCNN
+    prior = kind(
         config["code_grid"],
         config["num_codes"],
         len(config["labels"]),
@@ -56,6 +62,11 @@ def build_prior(config, precision, vqvae_sha256=""):
     )
     prior.compile(optimizer=optimizer(config["learning_rate"], config["prior_steps"]))
     return prior
+
+
+def top_block(config):
+    """Codes along each side of the block of a top code, which is TOP_PIXELS wide, or a code."""
+    return max(1, TOP_PIXELS // config["downsample"])
 
 
 def optimizer(learning_rate, steps, warmup_steps=100, beta_1=0.9, clipped=True):

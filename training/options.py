@@ -251,6 +251,15 @@ class Options:
         demo=1,
         paper=1,
     )
+    prior_levels: int = option(
+        2,
+        "2: it draws a coarse grid first, one code for 16x16 pixels, for shape",
+        PRIOR,
+        choices=(1, 2),
+        older=1,
+        demo=1,
+        paper=1,
+    )
     prior_slices_below: int = option(
         2,
         "how many of the slices below in the same scan it is told: with two it sees where an edge is going",
