@@ -158,7 +158,7 @@ class Options:
         4, "pixels per code, each way", VQVAE, choices=(4, 8, 16), needed=True, of_vqvae=True, demo=8
     )
     num_codes: int = option(
-        64,
+        256,
         "codes in the codebook",
         VQVAE,
         within=(2, 32767),
@@ -167,7 +167,6 @@ class Options:
         of_vqvae=True,
         smoke=32,
         demo=128,
-        large=128,
         paper=512,
     )
     code_dim: int = option(
@@ -213,7 +212,7 @@ class Options:
         2, "per resolution", VQVAE, within=(0, 64), metavar="N", of_vqvae=True, smoke=1, large=3
     )
     vqvae_steps: int = option(
-        6500,
+        4000,
         "optimizer steps",
         VQVAE,
         within=COUNT,
@@ -287,7 +286,7 @@ class Options:
         paper=0.0,
     )
     prior_steps: int = option(
-        3800,
+        4000,
         "optimizer steps",
         PRIOR,
         within=COUNT,
