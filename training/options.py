@@ -286,7 +286,7 @@ class Options:
         paper=0.0,
     )
     prior_steps: int = option(
-        4000,
+        3800,
         "optimizer steps",
         PRIOR,
         within=COUNT,
