@@ -556,6 +556,7 @@ class Prior(keras.Model):
         num_codes: K.
         num_contexts: how many grids of other slices it is told.
         patch: codes along each side of the cells in which it draws.
+        levels: tuple of its PixelCNNs, the last one for the codes.
         uniforms_shape: of the numbers that a grid is drawn from.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
     """
@@ -749,6 +750,11 @@ class GatedPixelCNN(Prior):
         for layer, below in zip(self.stack, [width] + [settings["vertical_width"]] * len(self.stack), strict=False):
             layer.build((None, *self.cells, below))
         self.built = True
+
+    @property
+    def levels(self):
+        """Its PixelCNNs: itself."""
+        return (self,)
 
     @property
     def uniforms_shape(self):
@@ -1050,6 +1056,11 @@ class TwoLevelPrior(Prior):
         self.greys = self.add_weight(name="greys", shape=(self.num_codes,), **fixed)
         self.patterns = self.add_weight(name="patterns", shape=(self.top_block**2, self.top_codes), **fixed)
         self.built = True
+
+    @property
+    def levels(self):
+        """Its PixelCNNs: the one that is drawn first, and the one that is told what it drew."""
+        return self.top, self.bottom
 
     @property
     def uniforms_shape(self):

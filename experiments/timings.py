@@ -212,11 +212,10 @@ def our_sampling(run, kind, grid, count, **changes):
     import numpy as np
 
     tf, config, _, vqvae, prior = our_models(run, "float32", code_grid=list(grid), **changes)
-    prior.logits_kernel.assign(tf.random.stateless_normal(prior.logits_kernel.shape, (0, 0), stddev=0.1))
-    zeros, uniforms = (
-        np.zeros(count, np.int32),
-        np.random.default_rng(0).random((count, *prior.uniforms_shape), np.float32),
-    )
+    for level in prior.levels:
+        level.logits_kernel.assign(tf.random.stateless_normal(level.logits_kernel.shape, (0, 0), stddev=0.1))
+    zeros = np.zeros(count, np.int32)
+    uniforms = np.random.default_rng(0).random((count, *prior.uniforms_shape), np.float32)
     codes = tf.random.stateless_uniform((count, *grid), (0, 1), 0, config["num_codes"], tf.int32)
     if kind == "cached":
         return {"seconds": count / timed(lambda: prior.sample(uniforms, zeros, zeros)[0].numpy(), count, 8)["rate"]}
@@ -313,10 +312,8 @@ def profile(run, precision, what, count):
 
     tf, config, box, vqvae, prior = our_models(run, precision)
     if what == "sampling":
-        zeros, uniforms = (
-            np.zeros(count, np.int32),
-            np.random.default_rng(0).random((count, *prior.uniforms_shape), np.float32),
-        )
+        zeros = np.zeros(count, np.int32)
+        uniforms = np.random.default_rng(0).random((count, *prior.uniforms_shape), np.float32)
 
         def work():
             prior.sample(uniforms, zeros, zeros)[0].numpy()

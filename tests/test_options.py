@@ -90,7 +90,7 @@ def test_help_tells_what_an_option_is_in_each_preset(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "codes in the codebook (default 64; smoke 32, demo 128, large 128, paper 512)" in said
+    assert "codes in the codebook (default 256; smoke 32, demo 128, paper 512)" in said
     for name in names_of(hidden=False):
         assert flag_of(name) in said
 
@@ -98,6 +98,7 @@ def test_help_tells_what_an_option_is_in_each_preset(capsys):
 def test_a_config_of_an_older_run_gets_what_it_lacks():
     assert with_defaults({"num_codes": 7}) == preset_values("default") | {
         "prior_patch": 1,
+        "prior_levels": 1,
         "prior_slices_below": 0,
         "prior_convolution": "dilated",
         "refiner_steps": 0,
