@@ -556,7 +556,6 @@ class Prior(keras.Model):
         num_codes: K.
         num_contexts: how many grids of other slices it is told.
         patch: codes along each side of the cells in which it draws.
-        levels: tuple of its PixelCNNs, the last one for the codes.
         uniforms_shape: of the numbers that a grid is drawn from.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
     """
@@ -751,9 +750,8 @@ class GatedPixelCNN(Prior):
             layer.build((None, *self.cells, below))
         self.built = True
 
-    @property
     def levels(self):
-        """Its PixelCNNs: itself."""
+        """Its PixelCNNs, a tuple, the one for the codes last: itself."""
         return (self,)
 
     @property
@@ -1057,9 +1055,8 @@ class TwoLevelPrior(Prior):
         self.patterns = self.add_weight(name="patterns", shape=(self.top_block**2, self.top_codes), **fixed)
         self.built = True
 
-    @property
     def levels(self):
-        """Its PixelCNNs: the one that is drawn first, and the one that is told what it drew."""
+        """Its PixelCNNs, a tuple: the one that is drawn first, and the one for the codes, which is told what it drew."""
         return self.top, self.bottom
 
     @property

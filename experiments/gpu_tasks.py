@@ -91,7 +91,7 @@ def models(config, precision="float32"):
 
     box = Box(*config["crop_box"])
     vqvae, prior = build_vqvae(config, box, precision), build_prior(config, precision)
-    for level in prior.levels:
+    for level in prior.levels():
         level.logits_kernel.assign(tf.random.stateless_normal(level.logits_kernel.shape, (0, 0), stddev=0.1))
     return box, vqvae, prior
 
@@ -126,9 +126,9 @@ def checks(preset, tf32):
         on_cpu = vqvae.encode(tf.identity(images))
     by_eights = tf.concat([tf.function(vqvae.encode)(part) for part in tf.split(images, CHECKED_IMAGES // 8)], 0)
     ids = tf.ones(8, tf.int32)
-    prior = prior.levels[-1]
+    prior = prior.levels()[-1]
     logits = prior(codes[:8], ids, ids)
-    shifted = models(config_of(preset, "shifted"))[2].levels[-1](codes[:8], ids, ids)
+    shifted = models(config_of(preset, "shifted"))[2].levels()[-1](codes[:8], ids, ids)
     setting = f"TF32 {'on' if tf32 else 'off'}"
     for what, other in (("in batches of 8, as a graph", by_eights), ("on the CPU", on_cpu)):
         share = float(tf.reduce_mean(tf.cast(codes != other, tf.float32)))

@@ -212,7 +212,7 @@ def our_sampling(run, kind, grid, count, **changes):
     import numpy as np
 
     tf, config, _, vqvae, prior = our_models(run, "float32", code_grid=list(grid), **changes)
-    for level in prior.levels:
+    for level in prior.levels():
         level.logits_kernel.assign(tf.random.stateless_normal(level.logits_kernel.shape, (0, 0), stddev=0.1))
     zeros = np.zeros(count, np.int32)
     uniforms = np.random.default_rng(0).random((count, *prior.uniforms_shape), np.float32)

@@ -103,7 +103,7 @@ def conditions_matter(finished_run):
 
     prior = Run(finished_run).prior
     tables = {"label_embedding": 100, "position_embedding": 100, "logits_kernel": 50}
-    factors = [(getattr(level, name), factor) for level in prior.levels for name, factor in tables.items()]
+    factors = [(getattr(level, name), factor) for level in prior.levels() for name, factor in tables.items()]
     learnt = [(table, np.array(table)) for table, _ in factors]
     for table, factor in factors:
         table.assign(factor * table)

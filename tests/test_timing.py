@@ -53,7 +53,7 @@ def test_it_is_not_timed_without_a_gpu_or_where_it_is_told(monkeypatch):
     ("recorded", "built"), [({}, "dilated"), ({"prior_convolution_resolved": "shifted"}, "shifted")]
 )
 def test_the_prior_is_built_as_the_config_records_and_older_ones_record_nothing(recorded, built):
-    assert {layer.convolution for layer in build_prior(SMALL | recorded, "float32").levels[-1].stack} == {built}
+    assert {layer.convolution for layer in build_prior(SMALL | recorded, "float32").levels()[-1].stack} == {built}
 
 
 def test_both_ways_are_timed_in_turns_and_the_first_turn_does_not_count(monkeypatch):
