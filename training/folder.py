@@ -254,13 +254,17 @@ def load_model(path, kind, config):
 
 
 def save_model(model, path):
-    """Save a model uncompiled and with float32 policies, whole or not at all.
+    """Save a model uncompiled, with float32 policies and its weights rounded to float16, whole or not at all.
 
     Keras stores the dtype policy of every layer, and a model trained in bfloat16 must not sample in
-    emulated bfloat16 on another machine.
+    emulated bfloat16 on another machine. The weights are rounded here, before anything is made with them, so that
+    all that follows is of the weights that are passed on. The same weights make the same bytes.
     """
+    from training.packing import pack
+
     settings = {name: value for name, value in model.get_config().items() if name != "dtype"}
     twin = type(model)(**settings, dtype="float32")
     twin.set_weights(model.get_weights())
     with whole_file(path) as temporary:
         twin.save(temporary)
+        pack(temporary)
