@@ -15,6 +15,7 @@ from PIL import Image
 import evaluate
 import predict
 import train
+import training.folder
 from training.plan import resolve_config
 from utils import UserError
 
@@ -257,6 +258,7 @@ def test_mistakes_in_prediction(flags, sentence, finished_run, tmp_path):
 
 def test_no_run_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training.folder, "SHIPPED", tmp_path)
     for script in (predict, evaluate):
         with pytest.raises(UserError, match="no finished run"):
             script.main([])
