@@ -9,6 +9,7 @@ in the folder stays, and looks at test people that are noted there are kept.
 """
 
 import re
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -132,7 +133,8 @@ def neutral(config):
 
 def without_paths(command):
     """A command whose paths from / or .. are the names at their ends: --data ../shared/brains -> --data brains."""
-    return re.sub(r"(?<![^\s='\"])(?:/|\.\./)\S*/", "", command)
+    words = shlex.split(command)
+    return shlex.join(re.sub(r"^(--[\w-]+=)?(/|\.\./)(.*/)?(?=[^/]+/?$)", r"\1", word) for word in words)
 
 
 def main(argv):

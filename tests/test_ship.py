@@ -92,7 +92,7 @@ def test_what_lies_there_stays_but_for_an_earlier_run_and_looks_add_up(run, data
 
 def test_commands_lose_the_way_to_a_file():
     assert without_paths("evaluate.py --run runs/b --data ../shared/brains") == "evaluate.py --run runs/b --data brains"
-    assert without_paths("x.py --out=/tmp/y/a.csv '/a b/c' /d/") == "x.py --out=a.csv 'a b/c' "
+    assert without_paths("x.py --out=/tmp/y/a.csv '/a b/c d' /e/ f") == "x.py --out=a.csv 'c d' e/ f"
 
 
 # ---- what is refused ----------------------------------------------------------------------------
