@@ -66,7 +66,8 @@ def evaluate_run(
     """Measure one run and write metrics.json, people.csv, figures and report.html into its folder, or into ``out``.
 
     Args:
-        run: name under runs/, or a path (default: the newest finished run).
+        run: name under runs/, or a path (default: the newest finished run, or else
+            the one that comes with the code).
         split: "validation" or "test", the people to measure on; looks at test people are counted.
         seed: int from 0, of everything random.
         num_samples: int from 1, samples for the memorisation search and the figures.
@@ -380,7 +381,11 @@ def compare_runs(runs, out=None):
 
 
 def add_run_flags(parser):
-    parser.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
+    parser.add_argument(
+        "--run",
+        metavar="NAME",
+        help="name under runs/, or a path (default: the newest finished run, or else the one that comes with the code)",
+    )
     parser.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -396,7 +401,9 @@ def add_run_flags(parser):
         metavar="FILE.npy|inception",
         help="one more Fréchet distance, of these features or of Keras InceptionV3's",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: the run's folder; in it, evaluation/ of a shipped run)"
+    )
     add_cache_flag(parser, "the run's")
 
 

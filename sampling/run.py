@@ -58,7 +58,8 @@ class Run:
     """A finished run. Models and slices are loaded when they are first asked for.
 
     Args:
-        name: name under runs/, or a path: str with a separator, or Path (default: the newest finished run).
+        name: name under runs/, or a path: str with a separator, or Path (default: the newest finished
+            run, or else the one that comes with the code).
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
