@@ -66,7 +66,8 @@ def evaluate_run(
     """Measure one run and write metrics.json, people.csv, figures and report.html into its folder, or into ``out``.
 
     Args:
-        run: name under runs/, or a path (default: the newest finished run).
+        run: name under runs/, or a path (default: the newest finished run, or else
+            the one that comes with the code).
         split: "validation" or "test", the people to measure on; looks at test people are counted.
         seed: int from 0, of everything random.
         num_samples: int from 1, samples for the memorisation search and the figures.
@@ -76,7 +77,7 @@ def evaluate_run(
         shareable: write report_shareable.html, too.
         features: a .npy file of features, or "inception", for one more Fréchet distance.
         out: where to write instead, where the run's folder cannot be written: a new folder, or one with an earlier
-            evaluation of the run.
+            evaluation of the run. Of a run that came with the code it is evaluation/ in its folder.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
         command: what was typed.
 
@@ -103,16 +104,18 @@ def evaluate_run(
                 sweep(folder)
         stack.enter_context(held(place / "cache", "being used for an evaluation", needed=False))
         if split == "test":
-            note_look(run.folder, command, place)
+            note_look(place if run.config.get("shipped") else run.folder, command, place)
         measure_run(run, place, split, seed, num_samples, quick, known, shareable, features, command)
 
 
 def place_for(run, out):
-    """The folder that an evaluation of a run is written into, a Path.
+    """The folder that an evaluation of a run is written into, a Path: its own, or one in it where it is shipped.
 
     Raises:
         UserError: it cannot be written, or holds something other than an evaluation of this run.
     """
+    if out is None and run.config.get("shipped"):
+        out = run.folder / "evaluation"  # what came with the code stays as it is
     if out is None:
         if not os.access(run.folder, os.W_OK):
             raise UserError(f"the run folder {run.folder} cannot be written: say with --out where the evaluation goes")
@@ -378,7 +381,11 @@ def compare_runs(runs, out=None):
 
 
 def add_run_flags(parser):
-    parser.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
+    parser.add_argument(
+        "--run",
+        metavar="NAME",
+        help="name under runs/, or a path (default: the newest finished run, or else the one that comes with the code)",
+    )
     parser.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -394,7 +401,9 @@ def add_run_flags(parser):
         metavar="FILE.npy|inception",
         help="one more Fréchet distance, of these features or of Keras InceptionV3's",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: the run's folder; in it, evaluation/ of a shipped run)"
+    )
     add_cache_flag(parser, "the run's")
 
 

@@ -41,7 +41,11 @@ def reader_score(answers):
 
 def add_run(parser, out="<time>", data=False, seed="of everything random"):
     """--run, and where they are wanted --out, --data and --seed."""
-    parser.add_argument("--run", metavar="NAME", help="name under runs/, or a path (default: the newest finished run)")
+    parser.add_argument(
+        "--run",
+        metavar="NAME",
+        help="name under runs/, or a path (default: the newest finished run, or else the one that comes with the code)",
+    )
     if data:
         parser.add_argument("--data", metavar="DIR", help="where the run's slices are now (default: where they were)")
     if out:

@@ -48,8 +48,6 @@ def start(folder, *flags):
 
 def contents(run, folder):
     """Everything that must be the same: weights, histories without timings, samples."""
-    import zipfile
-
     import pandas as pd
 
     out = folder / f"samples-{run.name}"
@@ -60,8 +58,7 @@ def contents(run, folder):
     )
     found = {path.name: path.read_bytes() for path in sorted(out.glob("brain_*.png"))}
     for name in ("vqvae", "prior"):
-        with zipfile.ZipFile(run / f"{name}.keras") as archive:
-            found[name] = archive.read("model.weights.h5")
+        found[name] = (run / f"{name}.keras").read_bytes()
         history = pd.read_csv(run / f"history_{name}.csv").drop(columns=["seconds", "slices_per_second"])
         found[f"history of {name}"] = history.to_csv().encode()
     return found

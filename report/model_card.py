@@ -45,13 +45,14 @@ Radiology: Artificial Intelligence 6(4), e240300, [doi:10.1148/ryai.240300](http
 """
 
 
-def write_model_card(folder, config, metrics=None, out=None):
+def write_model_card(folder, config, metrics=None, out=None, licence=None):
     """Write MODEL_CARD.md of a run; without metrics it says what is not yet measured.
 
     Args:
         folder, config: the run's.
         metrics: what its metrics.json holds.
         out: folder to write it into (default: the run's).
+        licence: of the data (default: as a card that is there already says).
     """
     out = out or folder
     lines = [
@@ -59,7 +60,7 @@ def write_model_card(folder, config, metrics=None, out=None):
         "",
         "A VQ-VAE and a gated PixelCNN prior over its codes, for axial brain MRI slices.",
         "",
-        *data_lines(out if (out / "MODEL_CARD.md").is_file() else folder, config),
+        *data_lines(out if (out / "MODEL_CARD.md").is_file() else folder, config, licence),
         "",
         *split_lines(folder, config, out),
         "",
@@ -88,24 +89,23 @@ def limit_of_slices(config):
     return "- slices are drawn one by one; positions of one seed are not one head"
 
 
-def data_lines(folder, config):
-    """The section on the data; the line on its licence is kept where a card has one."""
+def data_lines(folder, config, licence=None):
+    """The section on the data; the line on its licence is kept where a card has one and no other is given."""
     path = folder / "MODEL_CARD.md"
     data = (
         "- simulated people (warps of one template, ICBM152); nothing about disease follows from them"
         if config["simulated"]
         else TERMS
     )
-    licence = LICENCE + (" none, they come with the code" if config["simulated"] else " TO BE FILLED IN")
-    if path.is_file():
-        licence = next(
-            (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(LICENCE)), licence
-        )
+    usual = "none, they come with the code" if config["simulated"] else "TO BE FILLED IN"
+    line = f"{LICENCE} {licence or usual}"
+    if path.is_file() and not licence:
+        line = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(LICENCE)), line)
     return [
         "## Data",
         "",
         data,
-        licence,
+        line,
         f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels `{config['data_fingerprint'][:16]}`",
         f"- frame {config['frame'][1]}×{config['frame'][0]} pixels, code grid "
         f"{config['code_grid'][1]}×{config['code_grid'][0]} of {config['num_codes']} codes",

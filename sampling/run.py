@@ -24,7 +24,7 @@ from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_blocks, load_images
 from slices.index import read_slices
 from slices.memory import check_cache
-from training.folder import find_beside, load_models, load_refiner, open_run, white_of
+from training.folder import check_data, find_beside, load_models, load_refiner, open_run, white_of
 from training.sharpening import load_sharpening
 from training.workers import start_tensorflow
 from utils import UserError, block_starts, progress
@@ -58,7 +58,8 @@ class Run:
     """A finished run. Models and slices are loaded when they are first asked for.
 
     Args:
-        name: name under runs/, or a path: str with a separator, or Path (default: the newest finished run).
+        name: name under runs/, or a path: str with a separator, or Path (default: the newest finished
+            run, or else the one that comes with the code).
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
@@ -131,8 +132,7 @@ class Run:
 
     def needs_data(self):
         """Raise a UserError unless the run's slices are there."""
-        if not self.data.is_dir():
-            raise UserError(f"the run's data {self.data} is not there: say where with --data")
+        check_data(self.folder, self.config, self.data)
 
     def load(self, root, paths):
         """The LoadedImages (``slices.images.load_images``) of files, brought into the run's frame and scale of grey.

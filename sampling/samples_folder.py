@@ -62,7 +62,8 @@ def write_samples(
             title=f"samples of {run.name} (label, position)",
         )
     print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
-    print(f"next: {shell('python', 'evaluate.py', '--run', run_name(run.folder))}")
+    words = ("evaluate.py",) if run.data.is_dir() else ("predict.py", "people")
+    print(f"next: {shell('python', *words, '--run', run_name(run.folder))}")
     return out
 
 

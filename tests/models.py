@@ -9,10 +9,10 @@ CODES = 7
 
 
 def randomise(model, scale=0.3, seed=0):
-    """Give every weight a random value: nothing is zero, so nothing is hidden."""
+    """Give every weight a random value: nothing is zero, so nothing is hidden, and float16 holds it exactly."""
     random = np.random.default_rng(seed)
     for weight in model.trainable_variables:
-        weight.assign(random.normal(size=weight.shape, scale=scale))
+        weight.assign(random.normal(size=weight.shape, scale=scale).astype(np.float16))
     return model
 
 

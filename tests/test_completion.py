@@ -262,7 +262,7 @@ def test_a_mask_comes_into_the_frame_as_its_slice_does(tmp_path):
         (["score", "nowhere"], "nowhere does not exist"),
         (["score", "empty"], "no PNG or JPEG"),
         (["score", ".", "--position", "4"], "unknown --position 4"),
-        (["score", ".", "--data", "nowhere"], "the run's data nowhere is not there"),
+        (["score", ".", "--data", "nowhere"], "the data nowhere of the run"),
         (["score", ".", "--num-images", "3"], "--num-images is no flag of python predict.py score"),
         (["vary", "label", "--label", "AD"], "--label does not go with varying the label"),
         (["vary", "position", "--position", "1"], "--position does not go with varying the position"),

@@ -47,7 +47,7 @@ def test_it_runs(finished_run, slices_folder, tmp_path, monkeypatch):
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     ignored = shutil.ignore_patterns(".*", "runs", "data", "__pycache__", "ReducedResults")
     shutil.copytree(ROOT, tmp_path / "brains", ignore=ignored)
-    shutil.copytree(finished_run, tmp_path / "brains" / "ReducedResults" / "demo")
+    shutil.copytree(finished_run, tmp_path / "brains" / "ReducedResults" / "brains")
     shutil.copytree(slices_folder, tmp_path / "brains" / "own slices")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 

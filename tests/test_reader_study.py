@@ -183,7 +183,7 @@ def test_answers_that_cannot_be_scored_are_one_sentence(spoil, sentence, tmp_pat
     [
         (["reader-study", "0"], "argument N: must be at least 1"),
         (["reader-study", "9"], "8 usable slices of validation people, not 9"),
-        (["reader-study", "2", "--data", "nowhere"], "nowhere is not there: say where with --data"),
+        (["reader-study", "2", "--data", "nowhere"], "is not there: say where it is with --data"),
     ],
 )
 def test_mistakes_leave_nothing(words, sentence, finished_run, tmp_path):

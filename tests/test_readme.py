@@ -32,6 +32,7 @@ FEW = "--num-samples 20 --quick"
 
 # command: what is appended to it; the last of two equal flags counts
 RUN = {
+    "python predict.py --run ReducedResults/brains": "--num-images 2",
     "python train.py --run demo": SMOKE,
     "python predict.py --run demo": "",
     "python dataset.py check --data AD_NC": "",
@@ -90,6 +91,11 @@ ALONE = {
 
 # what must come before a command that the pages leave to the reader
 BEFORE = {
+    "python predict.py --run ReducedResults/brains": (
+        f"python train.py --run first {SMOKE}",
+        f"python evaluate.py --run first {FEW}",
+        "python experiments/ship.py --run first --out ReducedResults/brains",
+    ),
     "python evaluate.py compare adni other": (
         "python train.py --vqvae adni --run other --prior-steps 5",
         f"python evaluate.py --run other {FEW}",
@@ -270,7 +276,7 @@ def alone(command, refusal=None):
 def here(command, capsys, refusal=None):
     """Run a command in this process."""
     script, *words = shlex.split(command.removeprefix("python "))
-    main = importlib.import_module(script.removesuffix(".py")).main
+    main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     try:
         if refusal:
             with pytest.raises(UserError, match=re.escape(refusal)):

@@ -287,7 +287,7 @@ def test_it_is_told_when_a_person_was_trained_on(run, capsys):
         (lambda run: run.decode(np.zeros((2, 9, 9), int)), "codes must be whole numbers from 0 to 31"),
         (lambda run: run.decode(np.full((1, *run.code_grid), 32)), "codes must be"),
         (lambda run: run.bits(np.zeros((1, *run.code_grid), int), "MCI"), "unknown --label MCI"),
-        (lambda run: Run(run.folder, data="nowhere").needs_data(), "nowhere is not there: say where with --data"),
+        (lambda run: Run(run.folder, data="nowhere").needs_data(), "the data nowhere of the run .* is not there"),
         (lambda run: Run(run.folder, stage="vqvae").prior, "opened without its prior"),
         (lambda run: Run("nothing"), "there is no run at"),
     ],

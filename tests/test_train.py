@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,11 @@ from PIL import Image
 import evaluate
 import predict
 import train
+import training.folder
 from training.plan import resolve_config
 from utils import UserError
 
 ROOT = Path(train.__file__).parent
-
-
-def weights(path):
-    """The bytes of the weights in a .keras file; the archive itself carries the time of saving."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.read("model.weights.h5")
 
 
 def pictures(folder):
@@ -64,7 +58,7 @@ def test_best_weights_are_those_of_the_best_evaluation(finished_run):
     measured = config["validation"]["prior"]["bits_per_code_validation"]
     measured = measured["value"] if isinstance(measured, dict) else measured
     best = history.loc[history["validation_loss"].idxmin()]
-    assert measured == pytest.approx(best["validation_alone"], abs=1e-4)  # it is told no other slices
+    assert measured == pytest.approx(best["validation_alone"], abs=1e-3)  # told no other slices; of rounded weights
     assert best["validation_loss"] == pytest.approx((best["validation_alone"] + best["validation_told"]) / 2)
 
 
@@ -74,12 +68,12 @@ def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_
 ):
     again = tmp_path / "again"
     train.main(["--data", str(slices_folder), "--run", str(again), "--stage", "vqvae", *TINY])
-    assert weights(again / "vqvae.keras") == weights(finished_run / "vqvae.keras")
+    assert (again / "vqvae.keras").read_bytes() == (finished_run / "vqvae.keras").read_bytes()
     assert json.loads((again / "config.json").read_text())["finished"] is False
     with pytest.raises(UserError, match="not finished"):
         predict.main(["--run", str(again)])
     train.main(["--run", str(again), "--stage", "prior"])
-    assert weights(again / "prior.keras") == weights(finished_run / "prior.keras")
+    assert (again / "prior.keras").read_bytes() == (finished_run / "prior.keras").read_bytes()
     assert sample(again, tmp_path / "a", "--num-images", "2") == sample(
         finished_run, tmp_path / "b", "--num-images", "2"
     )
@@ -221,12 +215,12 @@ def test_mistakes_in_training_are_one_sentence_and_leave_nothing(flags, sentence
 
 
 def test_finished_run_is_never_overwritten(finished_run, slices_folder):
-    before = weights(finished_run / "vqvae.keras")
+    before = (finished_run / "vqvae.keras").read_bytes()
     with pytest.raises(UserError, match="finished run and is left alone"):
         train.main(["--data", str(slices_folder), "--run", str(finished_run), *TINY])
     with pytest.raises(UserError, match="already has a prior"):
         train.main(["--run", str(finished_run), "--stage", "prior"])
-    assert weights(finished_run / "vqvae.keras") == before
+    assert (finished_run / "vqvae.keras").read_bytes() == before
 
 
 def test_shards_make_what_one_process_makes(finished_run, tmp_path):
@@ -264,6 +258,7 @@ def test_mistakes_in_prediction(flags, sentence, finished_run, tmp_path):
 
 def test_no_run_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training.folder, "SHIPPED", tmp_path)
     for script in (predict, evaluate):
         with pytest.raises(UserError, match="no finished run"):
             script.main([])

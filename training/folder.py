@@ -9,6 +9,7 @@ from slices.processes import held
 from training.options import OPTIONS, fits, meaning
 from utils import UserError, file_sha256, load_json, shell, sweep, whole_file
 
+SHIPPED = Path(__file__).parents[1] / "ReducedResults" / "brains"  # the run that comes with the code
 CONFIG_FORMAT = 1
 FULL = 65535  # the largest value of 16 bits
 KERAS_FILES = {"metadata.json", "config.json", "model.weights.h5"}  # no path that climbs, nothing to execute
@@ -56,10 +57,23 @@ def data_found(folder, config):
             config["data"] = given  # a path of this machine has no business in a config that is shared
 
 
-def check_data(folder, config):
-    """Raise a UserError unless the data of a run are there."""
-    if not find_beside(folder, config["data"]).is_dir():
-        raise UserError(f"the data {config['data']} of the run {folder} is not there: say where it is with --data DIR")
+def check_data(folder, config, place=None):
+    """Raise a UserError unless the data of a run are there, or in the folder ``place``, where they are said to be."""
+    place = place or find_beside(folder, config["data"])
+    if not place.is_dir():
+        command = demo_command(config) if place == Path(config["data"]) else None
+        make = f"make it with {command}, or " if command else ""
+        raise UserError(f"the data {place} of the run {folder} is not there: {make}say where it is with --data DIR")
+
+
+def demo_command(config):
+    """The command that makes the demo cohort of a run where train.py made it: a str, or None of other data."""
+    from slices.cohort import demo_folder
+
+    people, size = config.get("demo_people"), config.get("image_size") or (240, 256)
+    if not config.get("simulated") or Path(config["data"]) != demo_folder(people, size):
+        return None
+    return shell("python", "dataset.py", "demo", "--people", people, "--image-size", *size)
 
 
 # ---- config.json --------------------------------------------------------------------------------
@@ -98,9 +112,10 @@ FACTS = {  # what a config tells besides its options: (what it must be, how to t
         "a whole number from 1 to 65535 or null",
         lambda value: value is None or (_whole(value, 1) and value <= FULL),
     ),
+    "shipped": ("true or false", lambda value: isinstance(value, bool)),  # nothing is written between its files
 }
 TOLD_OTHERWISE = "prior_contexts"  # of older runs: 1 the slice below, 2 the lowest, too
-OLDER_LACK = {"prior_convolution_resolved", "simulated", "source", "white_of_16_bits"}
+OLDER_LACK = {"prior_convolution_resolved", "simulated", "source", "white_of_16_bits", "shipped"}
 
 
 def read_config(folder):
@@ -160,7 +175,7 @@ def white_of(config):
 def open_run(name=None, stage="prior"):
     """The folder and config of a run whose ``stage`` ("vqvae" or "prior") is finished.
 
-    Without a name, the newest such run under ``runs/``.
+    Without a name, the newest such run under ``runs/``; where nothing is trained, the one that comes with the code.
 
     Raises:
         UserError: there is no such run, or it is not finished.
@@ -172,10 +187,12 @@ def open_run(name=None, stage="prior"):
 
     if name is None:
         finished = [path.parent for path in Path("runs").glob("*/config.json") if done(load_json(path))]
-        if not finished:
-            raise UserError("there is no finished run under runs/: train one with python train.py")
-        folder = max(finished, key=lambda path: (path / "config.json").stat().st_mtime)
-        print(f"run: {folder} (the newest finished one)")
+        if finished:
+            folder = max(finished, key=lambda path: (path / "config.json").stat().st_mtime)
+            print(f"run: {folder} (the newest finished one)")
+        else:
+            folder = shipped_run()
+            print(f"run: {folder} (it comes with the code; nothing is trained under runs/)")
     else:
         folder = run_folder(str(name))
     if not (folder / "config.json").is_file():
@@ -184,6 +201,17 @@ def open_run(name=None, stage="prior"):
     if not done(config):
         raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
     return folder, config
+
+
+def shipped_run():
+    """The folder of the run that comes with the code, as it is seen from here.
+
+    Raises:
+        UserError: this copy of the code came without it.
+    """
+    if not (SHIPPED / "prior.keras").is_file():
+        raise UserError("there is no finished run under runs/: train one with python train.py")
+    return SHIPPED.relative_to(Path.cwd()) if SHIPPED.is_relative_to(Path.cwd()) else SHIPPED
 
 
 # ---- the lock -----------------------------------------------------------------------------------
@@ -272,13 +300,17 @@ def load_model(path, kind, config):
 
 
 def save_model(model, path):
-    """Save a model uncompiled and with float32 policies, whole or not at all.
+    """Save a model uncompiled, with float32 policies and its weights rounded to float16, whole or not at all.
 
     Keras stores the dtype policy of every layer, and a model trained in bfloat16 must not sample in
-    emulated bfloat16 on another machine.
+    emulated bfloat16 on another machine. The weights are rounded here, before anything is made with them, so that
+    all that follows is of the weights that are passed on. The same weights make the same bytes.
     """
+    from training.packing import pack
+
     settings = {name: value for name, value in model.get_config().items() if name != "dtype"}
     twin = type(model)(**settings, dtype="float32")
     twin.set_weights(model.get_weights())
     with whole_file(path) as temporary:
         twin.save(temporary)
+        pack(temporary)

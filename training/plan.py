@@ -110,7 +110,7 @@ def copied_config(source, stage, preset, options):
     check_data(folder, config)
     if stage != "prior":  # the new run lies elsewhere
         config["data"] = str(find_beside(folder, config["data"]))
-    for outcome in ("validation", "seconds"):
+    for outcome in ("validation", "seconds", "shipped"):
         config.pop(outcome, None)
     return config
 
@@ -130,7 +130,7 @@ def config_for_refiner(folder, config, options):
     if not config["refiner_steps"]:
         raise UserError("--stage refiner takes steps: give --refiner-steps")
     check_data(folder, config)
-    for outcome in ("validation", "seconds"):
+    for outcome in ("validation", "seconds", "shipped"):
         config.pop(outcome, None)
     return config
 
