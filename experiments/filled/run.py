@@ -1,0 +1,256 @@
+"""What metrics.json of a run says, as tables and sentences: of the demo cohort as of the real slices."""
+
+from experiments.filled.words import day, metric, null, number, percent, processor, table, verdict
+from report.membership import attacks_on, strongest
+from report.numbers import REFERENCES, value_of
+
+STAGES = {"vqvae": "VQ-VAE", "prior": "prior", "refiner": "refiner"}
+COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
+SAMPLES = {  # key of a reference → its name, digits
+    "two_sample_auc": ("two-sample AUC", 2),
+    "two_sample_auc_shape": ("… of shape", 2),
+    "two_sample_auc_texture": ("… of texture", 2),
+    "detail_auc": ("AUC of fine detail alone", 2),
+    "spectrum_gap": ("missing power", 2),
+    "noise_ratio": ("noise in flat tissue", 2),
+    "frechet": ("Fréchet distance", 2),
+    "kid": ("kernel distance", 3),
+    "patches": ("patch distance", 2),
+    **{name: (name, 2) for name in ("precision", "recall", "density", "coverage", "diversity")},
+}
+ANATOMY = ("brain_area", "csf_fraction", "grey_fraction", "white_fraction", "ventricle_area", "asymmetry")
+PEOPLE = {  # key of stacks → its name
+    "ssim_1": "SSIM, 1 slice apart",
+    **{f"ssim_{apart}": f"{apart} apart" for apart in (2, 5, 10)},
+    "information_1": "mutual information, 1 apart",
+    "information_10": "10 apart",
+    "overlap_1": "overlap of outlines, 1 apart",
+    "overlap_10": "10 apart",
+    "ventricle_change_1": "change of ventricle area, 1 apart",
+    "ventricle_change_10": "10 apart",
+    "coronal_roughness": "roughness of the coronal view",
+    "outline_jags": "jags of the outline",
+    "brain_volume": "brain volume",
+    "ventricle_volume": "ventricle volume",
+    "drift_ventricles": "drift of ventricles, lowest to highest five",
+    "drift_detail": "drift of detail",
+}
+
+
+def training_people(metrics):
+    """How many people were trained on."""
+    return next(iter(attacks_on(metrics["memorisation"]["membership"], "weights").values()))["people"]
+
+
+def trained(files, run):
+    """ "56 minutes on two CPU cores on 49 people"."""
+    minutes, cores = sum(files.minutes(run).values()), files.config(run)["machine"]["cores"]
+    people = training_people(files.metrics(run))
+    return f"{number(minutes, 0)} minutes on {COUNTS.get(cores, cores)} CPU cores on {people} people"
+
+
+def conditions(files, run):
+    """Seed, date and machine of an evaluation, in words."""
+    metrics, config = files.metrics(run), files.config(run)
+    machine, cores = processor(config["machine"]["processor"]), config["machine"]["cores"]
+    return f"seed {metrics['seed']}; {day(metrics['date'])}; {machine}, {COUNTS.get(cores, cores)} cores"
+
+
+def stages(files, run):
+    """The precision and the minutes that each stage of a run took, in words."""
+    minutes, config = files.minutes(run), files.config(run)
+    each = ", ".join(f"{STAGES[stage]} {number(took, 1)}" for stage, took in minutes.items())
+    return f"{number(sum(minutes.values()), 0)} minutes ({each}) in {config['precision_resolved']}"
+
+
+def notes(files, run):
+    """What a reader of an evaluation must know first: "n = 14 people: exploratory"."""
+    return "; ".join(files.metrics(run)["notes"])
+
+
+def looks(files, run):
+    """How often test people were looked at, in words."""
+    rows = files.rows(f"{run}/test_looks.csv")
+    return f"{len(rows)} looks at the test people so far, the last on {day(rows[-1]['date'].split()[0])}"
+
+
+def models(files, run):
+    """Reconstructions, rate, codes and prior of a run: a table."""
+    metrics, config = files.metrics(run), files.config(run)
+    found, rate, codes, prior = (metrics[name] for name in ("reconstruction", "rate", "codebook", "prior"))
+    (height, width), size = config["code_grid"], config["num_codes"]
+    split = metrics["split"]
+    test, training = (prior[f"bits_per_code_{name}"] for name in (split, "train"))
+    others = {"unigram": "unigram", "positional": "by position", "uniform": "uniform"}
+    baselines = ", ".join(f"{name} {number(prior[f'{key}_bits_per_code'], 2)}" for key, name in others.items())
+    brain = value_of(prior[f"bits_per_code_{split}_brain"]) / prior["positional_bits_per_code_brain"]
+    rows = [
+        ["SSIM, whole image", metric(found["ssim"], 3)],
+        ["SSIM, inside the brain", f"**{metric(found['ssim_brain'], 3)}**"],
+        ["PSNR, whole image", metric(found["psnr"], 1, " dB")],
+        ["PSNR, inside the brain", metric(found["psnr_brain"], 1, " dB")],
+        ["resolution, cycles/pixel", metric(found["frc_resolution"], 3)],
+        ["overlap of tissues (Dice)", metric(found["tissue_dice"], 3)],
+        ["overlap of ventricles (Dice)", metric(found["ventricle_dice"], 3)],
+        ["missing power of reconstructions, which are not sharpened", metric(found["spectrum_gap"], 2)],
+        [
+            "bits an image",
+            f"{number(rate['bits_per_image'], 0)} ({width}×{height} codes of {number(config_bits(config), 0)} bits); "
+            f"{number(rate['bits_per_image_prior'], 0)} under the prior",
+        ],
+        [
+            "codes in use",
+            f"{percent(codes['used_fraction'])} of {size}, perplexity {number(codes['perplexity'], 0)}, "
+            f"in the brain {number(codes['perplexity_brain'], 0)}",
+        ],
+        ["prior, bits per code", f"**{metric(test, 2)}**; {baselines}"],
+        ["… of training people", metric(training, 2)],
+        ["… over brain cells, as a share of the positional baseline", number(brain, 3)],
+    ]
+    return table([f"measured on {metrics['people']} {split} people", "value [95 % over people]"], rows)
+
+
+def config_bits(config):
+    """The bits of a code."""
+    height, width = config["code_grid"]
+    return config["bits_per_image"] / (height * width)
+
+
+def told(files, run):
+    """How many numbers of samples are told apart, a sentence."""
+    metrics = files.metrics(run)
+    samples = metrics["samples"]
+    real, decoded = (samples[name] for name in REFERENCES)
+    count = samples["slices_per_set"]
+    return (
+        f"{count} samples and {count} {metrics['split']} slices: against real slices **{len(real['told_apart'])} of "
+        f"{real['tests']} numbers** are told apart, against reconstructions **{len(decoded['told_apart'])}**."
+    )
+
+
+def samples(files, run):
+    """Samples against both references: a table."""
+    sides = [files.metrics(run)["samples"][name] for name in REFERENCES]
+    rows = [[name, *judged(sides, key, digits)] for key, (name, digits) in SAMPLES.items()]
+    effects = [side["anatomy"] for side in sides]
+    rows += [[f"{name.replace('_', ' ')} (effect)", *judged(effects, f"{name}_effect", 2)] for name in ANATOMY]
+    heads = [(f"against {against}", "a perfect prior", "verdict") for against, _ in REFERENCES.values()]
+    return table(["", *heads[0], *heads[1]], rows)
+
+
+def judged(sides, key, digits):
+    """A number, its null and its verdict, of each of some dicts."""
+    return [
+        text
+        for side in sides
+        for text in (metric(side[key], digits), null(side[f"{key}_null"], digits), verdict(side[f"{key}_verdict"]))
+    ]
+
+
+def memorisation(files, run):
+    """The search for copies: a table."""
+    found = files.metrics(run)["memorisation"]
+    rows = [
+        [
+            f"copies in {number(found['searched_samples'], 0)} samples",
+            f"{number(copies(found), 0)}, by a search that finds {percent(found['planted_found'])} of planted copies",
+        ],
+        ["false alarms, of slices of unseen people", percent(found["audit_false_alarm"])],
+        ["nearest-neighbour ratio", number(value_of(found["nn_ratio"]), 3)],
+        ["… of training people, their own slices left out", null(found["nn_ratio_null"], 3)],
+    ]
+    return table(["memorisation", ""], rows)
+
+
+def copies(found):
+    """How many of the samples are copies, by the chapter memorisation of metrics.json."""
+    return value_of(found["copies_fraction"]) * found["searched_samples"]
+
+
+def attacks(files, run):
+    """The attacks that tell training people: a table."""
+    membership = files.metrics(run)["memorisation"]["membership"]
+    rows = [
+        [f"`{name}`", of, auc_of(one), percent(one["told"]), percent(one["false_alarm"])]
+        for of in ("weights", "samples")
+        for name, one in attacks_on(membership, of).items()
+    ]
+    return table(["attack", "on", "AUC [95 %]", "training people told", "at false alarms"], rows)
+
+
+def auc_of(attack):
+    """The AUC of an attack with its interval."""
+    return metric({"value": attack["auc"], "low": attack["low"], "high": attack["high"]}, 2)
+
+
+def strongest_attack(metrics, of="weights"):
+    """The attack on the weights, or on the samples, with the largest AUC."""
+    membership = metrics["memorisation"]["membership"]
+    return membership[strongest(membership, of)]
+
+
+# ---- whole people -------------------------------------------------------------------------------
+
+
+def people_bits(files, run):
+    """What the slices of a person cost, told the others of that person or of another one: a table."""
+    bits = files.metrics(run)["stacks"]["bits_per_code"]
+    rows = [
+        ["the slices below", f"**{metric(bits['told'], 2)}**"],
+        ["nothing of other slices", metric(bits["alone"], 2)],
+        ["those of another person", metric(bits["shuffled"], 2)],
+    ]
+    return table(["where the prior is told", "bits per code"], rows)
+
+
+def people_told(files, run):
+    """How many numbers of whole people are told apart, a sentence."""
+    stacks = files.metrics(run)["stacks"]
+    real, decoded = (stacks[name] for name in REFERENCES)
+    independent = len(real["told_apart_independent"])
+    return (
+        f"{stacks['people']} sampled people and as many test people: against real stacks "
+        f"**{len(real['told_apart'])} of {real['tests']} numbers** are told apart, against reconstructions "
+        f"**{len(decoded['told_apart'])}**, and of independent slices {independent}."
+    )
+
+
+def people(files, run):
+    """Whole people against real ones: a table."""
+    real, decoded = (files.metrics(run)["stacks"][name] for name in REFERENCES)
+    rows = []
+    for key, name in PEOPLE.items():
+        effect = f"{key}_effect"
+        ends = real[f"{effect}_null"]
+        rows.append(
+            [
+                name,
+                number(real[effect], 2),
+                f"[{number(ends['low'], 2)}, {number(ends['high'], 2)}]",
+                verdict(real[f"{effect}_verdict"]),
+                verdict(decoded[f"{effect}_verdict"]),
+                number(real[f"{effect}_independent"], 2),
+            ]
+        )
+    head = ["", "sampled − real", "other real people", "against real stacks", "against reconstructions"]
+    return table([*head, "independent − real"], rows)
+
+
+def people_means(files, run):
+    """What some numbers of whole people are in the mean: a table."""
+    means = files.metrics(run)["stacks"]["against_real"]["means"]
+    sides = {"people": "sampled people", "reference": "test people", "independent": "independent slices"}
+    keys = ("ssim_1", "ssim_5", "coronal_roughness")
+    rows = [[PEOPLE.get(key, key), *(number(means[side][key], 2) for side in sides)] for key in keys]
+    rows[1][0] = "SSIM, 5 slices apart"
+    return table(["means", *sides.values()], rows)
+
+
+def people_copies(files, run):
+    """Whether a stack is a copy of a training person, a sentence."""
+    found = files.metrics(run)["stacks"]["copies"]
+    return (
+        f"{number(found['copied_people'], 0)} of {found['people']} stacks are copies of a training person: the largest "
+        f"share of one person's slices among the nearest ones is {number(value_of(found['one_person_share']), 2)} "
+        f"(people {null(found['one_person_share_null'], 2)})"
+    )
