@@ -39,6 +39,7 @@ TEXTS = {
         f"brains.{key}": partial(getattr(run, key), run="brains")
         for key in ("samples", "memorisation", "attacks", *OF_PEOPLE)
     },
+    "brains.box": partial(run.box, run="brains"),
     "brains.targets": partial(targets, run="brains"),
     "demo.drawn": demo,
     "peer.comparison": peer.comparison,

@@ -63,6 +63,13 @@ def stages(files, run):
     return f"{number(sum(minutes.values()), 0)} minutes ({each}) in {config['precision_resolved']}"
 
 
+def box(files, run):
+    """The crop box of a run, and its frame: "168×192 of 256×240"."""
+    config = files.config(run)
+    (height, width), (_, _, box_height, box_width) = config["frame"], config["crop_box"]
+    return f"{box_width}×{box_height} of {width}×{height}"
+
+
 def notes(files, run):
     """What a reader of an evaluation must know first: "n = 14 people: exploratory"."""
     return "; ".join(files.metrics(run)["notes"])
