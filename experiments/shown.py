@@ -7,6 +7,7 @@ nothing is drawn here. Importing this loads nothing heavy.
 import importlib.util
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -53,20 +54,19 @@ class Row(NamedTuple):
 # ---- what makes them ----------------------------------------------------------------------------
 
 
-def predicted(words, *found):
-    """A ``make`` that calls predict.py with these words and takes these files of the folder that it writes.
+def predicted(words, found, run, data, work):
+    """Call predict.py with some words, and take some files of the folder that it writes.
 
-    In the words {data} and {slice} are the folder of real slices, and one of them.
+    Args:
+        words: str, in which {data} and {slice} are the folder of real slices, and one of them.
+        found: names of the files.
+        run, data, work: as in Row.
     """
+    import predict
 
-    def make(run, data, work):
-        import predict
-
-        given = [word.format(data=data, slice=data and Path(data, SLICE)) for word in words.split()]
-        predict.main([*given, "--run", f"{run}", "--out", f"{work / 'made'}"])
-        return [work / "made" / name for name in found]
-
-    return make
+    given = [word.format(data=data, slice=data and Path(data, SLICE)) for word in words.split()]
+    predict.main([*given, "--run", f"{run}", "--out", f"{work / 'made'}"])
+    return [work / "made" / name for name in found]
 
 
 def null_bands(run, data, work):
@@ -147,26 +147,33 @@ BY_HAND = ("architecture.svg",)
 ROWS = (
     Row(
         ("people.png", "people_views.png"),
-        predicted("people --num-people 3", "contact_sheet.png", "contact_sheet_views.png"),
+        partial(predicted, "people --num-people 3", ("contact_sheet.png", "contact_sheet_views.png")),
         "brains",
     ),
-    Row(("samples.png",), predicted("sample --num-images 32", "sheet.png"), "brains"),
+    Row(("samples.png",), partial(predicted, "sample --num-images 32", ("sheet.png",)), "brains"),
     Row(("samples_and_slices.png",), samples_and_slices, "brains", needs_slices=True),
     Row(("null_bands.png",), null_bands, "brains"),
-    Row(("reconstructions.png",), predicted("reconstruct {data}/test", "sheet.png"), "brains", needs_slices=True),
-    Row(("demo_labels.png",), predicted("vary label --position 12", "sheet.png"), "demo"),
-    Row(("temperatures.png",), predicted("vary temperature --label NC --position 12", "sheet.png"), "brains"),
-    Row(("interpolation.png",), predicted("interpolate --label NC --position 12", "sheet.png"), "brains"),
-    Row(("positions.gif",), predicted("vary position", "sweep.gif"), "brains"),
+    Row(
+        ("reconstructions.png",),
+        partial(predicted, "reconstruct {data}/test", ("sheet.png",)),
+        "brains",
+        needs_slices=True,
+    ),
+    Row(("demo_labels.png",), partial(predicted, "vary label --position 12", ("sheet.png",)), "demo"),
+    Row(
+        ("temperatures.png",), partial(predicted, "vary temperature --label NC --position 12", ("sheet.png",)), "brains"
+    ),
+    Row(("interpolation.png",), partial(predicted, "interpolate --label NC --position 12", ("sheet.png",)), "brains"),
+    Row(("positions.gif",), partial(predicted, "vary position", ("sweep.gif",)), "brains"),
     Row(
         ("completions.png",),
-        predicted("complete {slice} --keep top --num-images 5 --data {data}", "alternatives.png"),
+        partial(predicted, "complete {slice} --keep top --num-images 5 --data {data}", ("alternatives.png",)),
         "brains",
         needs_slices=True,
     ),
     Row(("healed_dark.png", "healed_bright.png"), healed, "brains", needs_slices=True),
     Row(("draws.png",), ways_to_draw, "brains", needs_slices=True),
-    Row(("gallery.png",), predicted("gallery --data {data}", "gallery.png"), "brains", needs_slices=True),
+    Row(("gallery.png",), partial(predicted, "gallery --data {data}", ("gallery.png",)), "brains", needs_slices=True),
     Row(
         ("explore.png", "explore_slice.png"),
         page,

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import predict
 from experiments import reproduce, shown
 from experiments.filled import pages, peer, targets, words
 from experiments.filled.files import Files
-from utils import UserError, save_json, write_csv
+from utils import CommandParser, UserError, save_json, write_csv
 
 
 def test_every_block_of_the_pages_is_what_its_files_say():
@@ -198,9 +199,22 @@ def test_a_program_that_is_not_there_is_told():
     assert row.lacking(None) == "it needs no_such_program" and shown.Row(("x.png",), None).lacking(None) is None
 
 
+COMMANDS = {
+    row.names: (row.make.args[0], row) for row in shown.ROWS if getattr(row.make, "func", None) is shown.predicted
+}
+
+
+@pytest.mark.parametrize(("words", "row"), COMMANDS.values(), ids=map(str, COMMANDS))
+def test_the_commands_behind_pictures_are_those_of_predict(words, row):
+    command = next(command for command in predict.COMMANDS if command.name == words.split()[0])
+    CommandParser("predict.py", command, predict.COMMANDS).parse_args(words.split()[1:])
+    assert row.run and row.needs_slices == ("{" in words)
+
+
 def test_what_predict_leaves_is_taken(finished_run, tmp_path):
-    make = shown.predicted("sample --num-images 2 --seed 3", "sheet.png", "samples.csv")
-    assert make(finished_run, None, tmp_path) == [tmp_path / "made" / name for name in ("sheet.png", "samples.csv")]
+    found = ("sheet.png", "samples.csv")
+    made = shown.predicted("sample --num-images 2 --seed 3", found, finished_run, None, tmp_path)
+    assert made == [tmp_path / "made" / name for name in found]
     assert (tmp_path / "made" / "sheet.png").is_file()
 
 

@@ -76,8 +76,7 @@ def kills(files):
 
 TEXTS = {
     "front.trained": lambda files: trained(files, "brains"),
-    "front.reconstructions": reconstructions,
-    "front.samples": samples,
+    "front.results": lambda files: f"{reconstructions(files)}\n\n{samples(files)}",
     "front.conditions": lambda files: conditions(files, "brains"),
     "front.kills": kills,
 }

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from experiments.filled import peer, run
+from experiments.filled import peer, people, run
 from experiments.filled.targets import targets
 from experiments.filled.words import metric, number, percent, table
 from report.numbers import REFERENCES, value_of
@@ -14,9 +14,7 @@ def demo(files):
     effects, useful = metrics["samples"]["label_effects"], metrics["usefulness"]
     real = metrics["samples"]["against_real"]
     attack = run.strongest_attack(metrics)
-    sides = [
-        f"{len(metrics['stacks'][name]['told_apart'])} of {metrics['stacks'][name]['tests']}" for name in REFERENCES
-    ]
+    slices, stacks = ([told_apart(metrics[name][key]) for key in REFERENCES] for name in ("samples", "stacks"))
     rows = [
         ["ventricles, AD − NC, of samples", metric(effects["ventricle_area_label_effect_samples"], 2)],
         ["… of people", metric(effects["ventricle_area_label_effect_real"], 2)],
@@ -24,23 +22,26 @@ def demo(files):
         ["… trained on people", metric(useful["auc_real"], 2)],
         ["two-sample AUC against real slices", number(value_of(real["two_sample_auc"]), 2)],
         ["… of shape", number(value_of(real["two_sample_auc_shape"]), 2)],
-        ["whole people told apart by, against real stacks / reconstructions", " / ".join(sides)],
+        ["numbers of slices told apart from real / reconstructed ones", " / ".join(slices)],
+        ["numbers of whole people, likewise", " / ".join(stacks)],
         ["strongest attack on the weights, AUC", f"{run.auc_of(attack)}, tells {percent(attack['told'])}"],
         ["copies", number(run.copies(metrics["memorisation"]), 0)],
     ]
     return table(["of what is drawn", ""], rows)
 
 
-OF_A_RUN = ("conditions", "notes", "stages", "looks", "models", "told")
-OF_PEOPLE = ("people_bits", "people_told", "people", "people_means", "people_copies")
+def told_apart(section):
+    """ "8 of 28"."""
+    return f"{len(section['told_apart'])} of {section['tests']}"
+
+
+OF_BOTH = (run.conditions, run.notes, run.stages, run.looks, run.models, run.split)
+OF_BRAINS = (run.box, run.told, run.samples, run.memorisation, run.attacks, targets)
+OF_PEOPLE = (people.bits, people.told, people.against_people, people.means, people.copies)
 TEXTS = {
-    **{f"{name}.{key}": partial(getattr(run, key), run=name) for name in ("brains", "demo") for key in OF_A_RUN},
-    **{
-        f"brains.{key}": partial(getattr(run, key), run="brains")
-        for key in ("samples", "memorisation", "attacks", *OF_PEOPLE)
-    },
-    "brains.box": partial(run.box, run="brains"),
-    "brains.targets": partial(targets, run="brains"),
+    **{f"{name}.{make.__name__}": partial(make, run=name) for name in ("brains", "demo") for make in OF_BOTH},
+    **{f"brains.{make.__name__}": partial(make, run="brains") for make in OF_BRAINS},
+    **{f"people.{make.__name__}": partial(make, run="brains") for make in OF_PEOPLE},
     "demo.drawn": demo,
     "peer.comparison": peer.comparison,
     "peer.conditions": peer.conditions,

@@ -19,22 +19,6 @@ SAMPLES = {  # key of a reference → its name, digits
     **{name: (name, 2) for name in ("precision", "recall", "density", "coverage", "diversity")},
 }
 ANATOMY = ("brain_area", "csf_fraction", "grey_fraction", "white_fraction", "ventricle_area", "asymmetry")
-PEOPLE = {  # key of stacks → its name
-    "ssim_1": "SSIM, 1 slice apart",
-    **{f"ssim_{apart}": f"{apart} apart" for apart in (2, 5, 10)},
-    "information_1": "mutual information, 1 apart",
-    "information_10": "10 apart",
-    "overlap_1": "overlap of outlines, 1 apart",
-    "overlap_10": "10 apart",
-    "ventricle_change_1": "change of ventricle area, 1 apart",
-    "ventricle_change_10": "10 apart",
-    "coronal_roughness": "roughness of the coronal view",
-    "outline_jags": "jags of the outline",
-    "brain_volume": "brain volume",
-    "ventricle_volume": "ventricle volume",
-    "drift_ventricles": "drift of ventricles, lowest to highest five",
-    "drift_detail": "drift of detail",
-}
 
 
 def training_people(metrics):
@@ -63,6 +47,14 @@ def stages(files, run):
     return f"{number(sum(minutes.values()), 0)} minutes ({each}) in {config['precision_resolved']}"
 
 
+def split(files, run):
+    """ "49 people to train on, 9 to choose the weights, 14 to test on"."""
+    metrics, chosen = files.metrics(run), files.config(run)["validation"]["people"]
+    return (
+        f"{training_people(metrics)} people to train on, {chosen} to choose the weights, {metrics['people']} to test on"
+    )
+
+
 def box(files, run):
     """The crop box of a run, and its frame: "168×192 of 256×240"."""
     config = files.config(run)
@@ -78,7 +70,7 @@ def notes(files, run):
 def looks(files, run):
     """How often test people were looked at, in words."""
     rows = files.rows(f"{run}/test_looks.csv")
-    return f"{len(rows)} looks at the test people so far, the last on {day(rows[-1]['date'].split()[0])}"
+    return f"{len(rows)} looks at the test people are on record, the last on {day(rows[-1]['date'].split()[0])}"
 
 
 def models(files, run):
@@ -92,13 +84,13 @@ def models(files, run):
     baselines = ", ".join(f"{name} {number(prior[f'{key}_bits_per_code'], 2)}" for key, name in others.items())
     brain = value_of(prior[f"bits_per_code_{split}_brain"]) / prior["positional_bits_per_code_brain"]
     rows = [
-        ["SSIM, whole image", metric(found["ssim"], 3)],
-        ["SSIM, inside the brain", f"**{metric(found['ssim_brain'], 3)}**"],
-        ["PSNR, whole image", metric(found["psnr"], 1, " dB")],
-        ["PSNR, inside the brain", metric(found["psnr_brain"], 1, " dB")],
+        ["SSIM, whole image / inside the brain", f"{metric(found['ssim'], 3)} / **{metric(found['ssim_brain'], 3)}**"],
+        ["PSNR in dB, likewise", f"{metric(found['psnr'], 1)} / {metric(found['psnr_brain'], 1)}"],
         ["resolution, cycles/pixel", metric(found["frc_resolution"], 3)],
-        ["overlap of tissues (Dice)", metric(found["tissue_dice"], 3)],
-        ["overlap of ventricles (Dice)", metric(found["ventricle_dice"], 3)],
+        [
+            "overlap of tissues / of ventricles (Dice)",
+            f"{metric(found['tissue_dice'], 3)} / {metric(found['ventricle_dice'], 3)}",
+        ],
         ["missing power of reconstructions, which are not sharpened", metric(found["spectrum_gap"], 2)],
         [
             "bits an image",
@@ -155,18 +147,15 @@ def judged(sides, key, digits):
 
 
 def memorisation(files, run):
-    """The search for copies: a table."""
+    """The search for copies, in two sentences."""
     found = files.metrics(run)["memorisation"]
-    rows = [
-        [
-            f"copies in {number(found['searched_samples'], 0)} samples",
-            f"{number(copies(found), 0)}, by a search that finds {percent(found['planted_found'])} of planted copies",
-        ],
-        ["false alarms, of slices of unseen people", percent(found["audit_false_alarm"])],
-        ["nearest-neighbour ratio", number(value_of(found["nn_ratio"]), 3)],
-        ["… of training people, their own slices left out", null(found["nn_ratio_null"], 3)],
-    ]
-    return table(["memorisation", ""], rows)
+    count, searched = (number(each, 0) for each in (copies(found), found["searched_samples"]))
+    planted, alarms = (percent(found[key]) for key in ("planted_found", "audit_false_alarm"))
+    return (
+        f"{count} of {searched} samples are copies, by a search that finds {planted} of planted ones and takes {alarms} "
+        f"of unseen people's slices for such. The nearest-neighbour ratio is {number(value_of(found['nn_ratio']), 3)}, "
+        f"that of training people, their own slices left out, {null(found['nn_ratio_null'], 3)}."
+    )
 
 
 def copies(found):
@@ -194,70 +183,3 @@ def strongest_attack(metrics, of="weights"):
     """The attack on the weights, or on the samples, with the largest AUC."""
     membership = metrics["memorisation"]["membership"]
     return membership[strongest(membership, of)]
-
-
-# ---- whole people -------------------------------------------------------------------------------
-
-
-def people_bits(files, run):
-    """What the slices of a person cost, told the others of that person or of another one: a table."""
-    bits = files.metrics(run)["stacks"]["bits_per_code"]
-    rows = [
-        ["the slices below", f"**{metric(bits['told'], 2)}**"],
-        ["nothing of other slices", metric(bits["alone"], 2)],
-        ["those of another person", metric(bits["shuffled"], 2)],
-    ]
-    return table(["where the prior is told", "bits per code"], rows)
-
-
-def people_told(files, run):
-    """How many numbers of whole people are told apart, a sentence."""
-    stacks = files.metrics(run)["stacks"]
-    real, decoded = (stacks[name] for name in REFERENCES)
-    independent = len(real["told_apart_independent"])
-    return (
-        f"{stacks['people']} sampled people and as many test people: against real stacks "
-        f"**{len(real['told_apart'])} of {real['tests']} numbers** are told apart, against reconstructions "
-        f"**{len(decoded['told_apart'])}**, and of independent slices {independent}."
-    )
-
-
-def people(files, run):
-    """Whole people against real ones: a table."""
-    real, decoded = (files.metrics(run)["stacks"][name] for name in REFERENCES)
-    rows = []
-    for key, name in PEOPLE.items():
-        effect = f"{key}_effect"
-        ends = real[f"{effect}_null"]
-        rows.append(
-            [
-                name,
-                number(real[effect], 2),
-                f"[{number(ends['low'], 2)}, {number(ends['high'], 2)}]",
-                verdict(real[f"{effect}_verdict"]),
-                verdict(decoded[f"{effect}_verdict"]),
-                number(real[f"{effect}_independent"], 2),
-            ]
-        )
-    head = ["", "sampled − real", "other real people", "against real stacks", "against reconstructions"]
-    return table([*head, "independent − real"], rows)
-
-
-def people_means(files, run):
-    """What some numbers of whole people are in the mean: a table."""
-    means = files.metrics(run)["stacks"]["against_real"]["means"]
-    sides = {"people": "sampled people", "reference": "test people", "independent": "independent slices"}
-    keys = ("ssim_1", "ssim_5", "coronal_roughness")
-    rows = [[PEOPLE.get(key, key), *(number(means[side][key], 2) for side in sides)] for key in keys]
-    rows[1][0] = "SSIM, 5 slices apart"
-    return table(["means", *sides.values()], rows)
-
-
-def people_copies(files, run):
-    """Whether a stack is a copy of a training person, a sentence."""
-    found = files.metrics(run)["stacks"]["copies"]
-    return (
-        f"{number(found['copied_people'], 0)} of {found['people']} stacks are copies of a training person: the largest "
-        f"share of one person's slices among the nearest ones is {number(value_of(found['one_person_share']), 2)} "
-        f"(people {null(found['one_person_share_null'], 2)})"
-    )
