@@ -8,7 +8,7 @@ from PIL import Image
 
 import predict
 from experiments import reproduce, shown
-from experiments.filled import pages, peer, targets, words
+from experiments.filled import pages, peer, run, targets, words
 from experiments.filled.files import Files
 from utils import CommandParser, UserError, save_json, write_csv
 
@@ -113,6 +113,22 @@ def test_the_minutes_of_a_run_are_those_of_its_histories(tmp_path):
     save_json(tmp_path / "brains" / "config.json", {"stages": {"vqvae": "finished", "prior": "training"}})
     write_csv(tmp_path / "brains" / "history_vqvae.csv", [{"seconds": 60.0}, {"seconds": 90.0}])
     assert Files(tmp_path).minutes("brains") == {"vqvae": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [(["M (avx2, avx512f)"], "1 minutes on two CPU cores on 3 people"), (["H100"], "1 minutes on H100 on 3 people")],
+)
+def test_what_a_run_was_trained_on(tmp_path, devices, words):
+    (tmp_path / "demo").mkdir()
+    machine = {"processor": "M (avx2, avx512f)", "cores": 2}
+    config = {"stages": {"vqvae": "finished"}, "machine": machine, "devices": devices}
+    save_json(tmp_path / "demo" / "config.json", config)
+    save_json(
+        tmp_path / "demo" / "metrics.json", {"memorisation": {"membership": {"x": {"of": "weights", "people": 3}}}}
+    )
+    write_csv(tmp_path / "demo" / "history_vqvae.csv", [{"seconds": 60.0}])
+    assert run.trained(Files(tmp_path), "demo") == words
 
 
 def test_a_table_that_is_not_there_is_told(tmp_path):

@@ -28,16 +28,27 @@ def training_people(metrics):
 
 def trained(files, run):
     """ "56 minutes on two CPU cores on 49 people"."""
-    minutes, cores = sum(files.minutes(run).values()), files.config(run)["machine"]["cores"]
-    people = training_people(files.metrics(run))
-    return f"{number(minutes, 0)} minutes on {COUNTS.get(cores, cores)} CPU cores on {people} people"
+    minutes, config = sum(files.minutes(run).values()), files.config(run)
+    where = f"{cores(config)} CPU cores" if is_on_processor(config) else " and ".join(config["devices"])
+    return f"{number(minutes, 0)} minutes on {where} on {training_people(files.metrics(run))} people"
 
 
 def conditions(files, run):
-    """Seed, date and machine of an evaluation, in words."""
+    """Seed and date of an evaluation, and the machine that the run was trained on, in words."""
     metrics, config = files.metrics(run), files.config(run)
-    machine, cores = processor(config["machine"]["processor"]), config["machine"]["cores"]
-    return f"seed {metrics['seed']}; {day(metrics['date'])}; {machine}, {COUNTS.get(cores, cores)} cores"
+    name = processor(config["machine"]["processor"])
+    machine = f"{name}, {cores(config)} cores" if is_on_processor(config) else " and ".join(config["devices"])
+    return f"seed {metrics['seed']}; {day(metrics['date'])}; {machine}"
+
+
+def cores(config):
+    """ "two"."""
+    return COUNTS.get(config["machine"]["cores"], config["machine"]["cores"])
+
+
+def is_on_processor(config):
+    """Whether a run was trained on no other device."""
+    return config["devices"] == [config["machine"]["processor"]]
 
 
 def stages(files, run):
@@ -152,9 +163,10 @@ def memorisation(files, run):
     count, searched = (number(each, 0) for each in (copies(found), found["searched_samples"]))
     planted, alarms = (percent(found[key]) for key in ("planted_found", "audit_false_alarm"))
     return (
-        f"{count} of {searched} samples are copies, by a search that finds {planted} of planted ones and takes {alarms} "
-        f"of unseen people's slices for such. The nearest-neighbour ratio is {number(value_of(found['nn_ratio']), 3)}, "
-        f"that of training people, their own slices left out, {null(found['nn_ratio_null'], 3)}."
+        f"{count} of {searched} samples are copies, by a search that finds {planted} of planted ones and takes "
+        f"{alarms} of unseen people's slices for such. The nearest-neighbour ratio is "
+        f"{number(value_of(found['nn_ratio']), 3)}, that of training people, their own slices left out, "
+        f"{null(found['nn_ratio_null'], 3)}."
     )
 
 
