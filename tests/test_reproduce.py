@@ -210,6 +210,11 @@ def test_files_that_nobody_shows_and_pictures_without_a_row_are_told(monkeypatch
     }
 
 
+def test_the_figures_of_tables_are_what_their_files_say(capsys):
+    assert reproduce.reproduce(only=["null_bands", "people_trained_on", "benchmark"], check=True) == []
+    assert capsys.readouterr().out.count("the same: ") == 3
+
+
 def test_a_program_that_is_not_there_is_told():
     row = shown.Row(("x.png",), None, needs=("no_such_program", "numpy"))
     assert row.lacking(None) == "it needs no_such_program" and shown.Row(("x.png",), None).lacking(None) is None
