@@ -104,8 +104,8 @@ def table_path(stem, suffix):
     return stem.with_name(stem.name + suffix)
 
 
-def draw(stem):
-    """The ratios of the table beside their targets, and the curves of growth."""
+def draw(stem, path):
+    """Draw the ratios of the table beside their targets, and the curves of growth, into a PNG."""
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -125,7 +125,7 @@ def draw(stem):
         curves.plot(points["size"], points["seconds"], "o-", markersize=3, label=f"{what} by {by}")
     curves.set(xscale="log", yscale="log", xlabel="size", ylabel="seconds")
     curves.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.06))
-    figure.savefig(stem.with_suffix(".png"), dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 # ---- the script ---------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def main(argv):
             if lines:
                 replace_rows(table_path(stem, suffix), lines, columns, key)
     if bench.growth:
-        draw(stem)
+        draw(stem, stem.with_suffix(".png"))
 
 
 if __name__ == "__main__":

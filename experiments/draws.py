@@ -4,7 +4,7 @@
 
 A row for each way to draw: as many samples as there are validation slices, with their labels and positions, seed 0.
 The row `other slices` is what a perfect prior might score: slices of the half of the training people on whom nothing is
-fitted, one for each of the same label and position. Beside the numbers it leaves a sheet of the first samples of each.
+fitted, one for each of the same label and position.
 """
 
 import sys
@@ -63,7 +63,7 @@ def way(text):
 
 
 def measure_draws(run, draw, data=None, out=REDUCED / "draws.csv"):
-    """Add a row for each way to draw to a CSV, and write the sheet beside it.
+    """Add a row for each way to draw to a CSV.
 
     Args:
         run: str.
@@ -81,7 +81,6 @@ def measure_draws(run, draw, data=None, out=REDUCED / "draws.csv"):
     reference, (fitted, others) = slices_of(run, "validation"), halves(slices_of(run, "train"))
     yardstick = Yardstick(fitted)
     real, rows = yardstick.describe(reference), read_rows(out)
-    images = {"validation people": reference.images, "other slices": others.images[same_place(reference, others)]}
 
     def measured(name, images, seconds=0):
         described = yardstick.describe(as_samples(reference, images))
@@ -90,18 +89,27 @@ def measure_draws(run, draw, data=None, out=REDUCED / "draws.csv"):
         print(", ".join(f"{column} {value}" for column, value in row.items()), flush=True)
         return row | {"slices/s": f"{len(images) / seconds:.1f}" if seconds else ""}
 
-    rows.append(measured("other slices", images["other slices"]))
+    rows.append(measured("other slices", others.images[same_place(reference, others)]))
     for name, how in draw:
         start = time.perf_counter()
-        blocks = draw_codes(run.prior, reference.label, reference.position + 1, 0, **how)
-        codes = np.concatenate([codes for _, codes, _ in blocks])[: len(reference.images)]
-        crops = run.decode_crops(codes)
-        images[name] = crops if "no_sharpen" in name else run.sharpened(crops)
-        rows.append(measured(name, images[name], time.perf_counter() - start))
+        rows.append(measured(name, drawn(run, reference, name, how), time.perf_counter() - start))
     write_rows(out, rows, ["run", "draw", *COLUMNS, "slices/s"])
-    shown = np.linspace(0, len(reference.images) - 1, SHOWN).astype(int)  # from the lowest position to the highest
-    sheet = np.concatenate([each[shown] for each in images.values()])[..., None]
-    image_sheet(out.with_name(f"{out.stem}_{run.name}.png"), sheet, SHOWN, list(images))
+
+
+def drawn(run, reference, name, how):
+    """Samples (N, H, W) uint8 with the labels and positions of an ImageSet, drawn in one of the ways of ``way``."""
+    blocks = draw_codes(run.prior, reference.label, reference.position + 1, 0, **how)
+    crops = run.decode_crops(np.concatenate([codes for _, codes, _ in blocks])[: len(reference.images)])
+    return crops if "no_sharpen" in name else run.sharpened(crops)
+
+
+def draw_sheet(path, run, draw):
+    """Write SHOWN slices of validation people, from the lowest to the highest, and below them samples of each way."""
+    reference = slices_of(run, "validation")
+    reference = reference.take(np.linspace(0, len(reference.images) - 1, SHOWN).astype(int))
+    images = {"validation\npeople": reference.images}
+    images |= {name.replace("=", "\n"): drawn(run, reference, name, how) for name, how in draw}
+    image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
 
 
 def slices_of(run, split):

@@ -1,12 +1,11 @@
 """Do improbable codes show lesions? Synthetic ones, in the slices of test people; run by hand.
 
-    python experiments/lesions.py --run brains --heal --out ReducedResults/lesions.csv --examples lesions
+    python experiments/lesions.py --run brains --heal --out ReducedResults/lesions.csv
 
 Bright and dark, sharp and smooth, small and large, always in the same place of a slice. How well a map tells the pixels
 of the lesion from the rest of the brain is measured as AUC and as average precision, beside the error of the plain
 reconstruction; both are also blurred to the coarseness of the codes. As a control the same pixels are looked for in the
-slices without a lesion. Slices are averaged within a person first; intervals are over people. The examples are one
-slice's, for predict.py score, with a sheet of what the maps make of them.
+slices without a lesion. Slices are averaged within a person first; intervals are over people.
 """
 
 import hashlib
@@ -228,38 +227,36 @@ def summarise(table, groups):
     return rows
 
 
-def write_examples(folder, run, painted, maps, shown):
-    """Write some slices with lesions in the run's frame, and a sheet of them and of what two of the maps show."""
-    import numpy as np
+def write_examples(folder, run, path, names):
+    """Write one of a run's slices with a lesion painted into it, once for each name, into a new folder.
 
-    from slices.frame import paste
+    Args:
+        run: sampling.run.Run, whose slices must be there.
+        path: of the slice, as in the run's slices.csv.
+        names: such as "dark_sharp_12": sign, edge and radius; the files are called so.
+
+    Returns:
+        label and position of the slice.
+    """
+    from slices.frame import brain_mask, crop, paste
     from slices.images import save_png
-    from slices.sheets import image_sheet
 
-    images, error, z = (stack[shown] for stack in (painted.images, maps["reconstruction error, blurred"], maps["z"]))
+    pixels = crop(run.load(run.data, [f"{path}"]).images, run.box)[0, ..., 0]  # (H, W) of the crop box
+    brain = brain_mask(pixels)
+    centre = draw_centre(brain, 0)
     with new_folder(folder) as unfinished:
-        for i, image in zip(shown, images, strict=True):
-            lesion = painted.lesions[i]
-            save_png(
-                unfinished / f"{lesion.sign}_{lesion.edge}_{lesion.radius:02d}.png",
-                paste(image[..., None], run.box, run.frame),
-            )
-        pictures = np.concatenate([images / 255, error / error.max(), z / 24])[..., None]  # the colours end at 0.25
-        image_sheet(
-            Path(folder).with_suffix(".png"),
-            pictures,
-            len(images),
-            ("slice", "error,\nblurred", "z of codes"),
-            differences=(2,),
-            title="synthetic lesions in a test person's slice: what the error and the codes' likelihood show "
-            "of them; red: z up to 6, blue: likelier than usual",
-        )
+        for name in names:
+            sign, edge, radius = name.split("_")
+            painted, _ = paint(pixels, brain, Lesion(0, int(radius), sign, edge), centre)
+            save_png(unfinished / f"{name}.png", paste(painted[None, ..., None], run.box, run.frame)[0])
+    known = run.slices[run.slices["path"] == f"{path}"].iloc[0]
+    return known["label"], int(known["position"])
 
 
 # ---- the script ---------------------------------------------------------------------------------
 
 
-def find_lesions(name, out, command, data=None, slices=3, examples=None, heal=False):
+def find_lesions(name, out, command, data=None, slices=3, heal=False):
     """Paint lesions into test people's slices and measure how well they are found; see ``--help``.
 
     Args:
@@ -294,10 +291,6 @@ def find_lesions(name, out, command, data=None, slices=3, examples=None, heal=Fa
     with whole_file(out) as path:
         pd.DataFrame(rows).round(4).to_csv(path, index=False)
     print(pd.DataFrame(summarise(real, ["sign", "edge"])).round(3).to_string())
-    if examples:
-        middle = list(painted.brains)[len(painted.brains) // 2]
-        print(part.slices["path"][middle])
-        write_examples(examples, run, painted, maps, larger(painted.lesions, middle))
 
 
 def measure_all(run, cache, painted, subjects, codes, bits, z_scores, maps, heal):
@@ -330,7 +323,6 @@ def main(argv):
     parser.add_argument("--data", metavar="DIR", help="where the run's slices are now (default: where they were)")
     parser.add_argument("--slices", type=number(int, 1), default=3, metavar="N", help="of each person (default 3)")
     parser.add_argument("--out", required=True, metavar="CSV")
-    parser.add_argument("--examples", metavar="DIR", help="one slice's lesions as images, with a sheet beside it")
     parser.add_argument("--heal", action="store_true", help="one slice of each person, too; takes long")
     flags = parser.parse_args(argv)
     find_lesions(**vars(flags), command=shell("experiments/lesions.py", *argv))

@@ -294,19 +294,7 @@ def compare(theirs, ours):
         }
 
 
-def draw_sheet(path, run, images, rows, theirs, ours):
-    """Six slices of the middle position, and the peer's and our reconstructions below them."""
-    import numpy as np
-
-    from slices.frame import crop
-    from slices.sheets import image_sheet
-
-    middle = np.flatnonzero(rows["position"] == rows["position"].median().round())[:6]
-    sheet = [crop(stack[middle].reshape(-1, *run.frame, 1) / 255, run.box) for stack in (images, theirs, ours)]
-    image_sheet(path, np.concatenate(sheet), len(middle), row_names=("original", "peer", "ours"))
-
-
-def compare_with_peer(name, out, command, split="test", equal="time", codebook="gradient", state=None, figure=None):
+def compare_with_peer(name, out, command, split="test", equal="time", codebook="gradient", state=None):
     """Train the peer, measure both on a split of a run, and add rows to a CSV; see ``--help`` for the arguments.
 
     Args:
@@ -345,8 +333,6 @@ def compare_with_peer(name, out, command, split="test", equal="time", codebook="
     if Path(out).exists():
         table = pd.concat([pd.read_csv(out), table])
     table.to_csv(out, index=False, float_format="%.5g")
-    if figure:
-        draw_sheet(figure, run, images, rows, decoded, ours)
 
 
 def main(argv):
@@ -365,7 +351,6 @@ def main(argv):
         "--state", metavar="NPZ", help="its weights, to go on from (default: peer_<codebook>.npz in the run's folder)"
     )
     parser.add_argument("--out", required=True, metavar="CSV", help="rows are added")
-    parser.add_argument("--figure", metavar="PNG", help="originals, the peer's and our reconstructions")
     flags = parser.parse_args(argv)
     compare_with_peer(**vars(flags), command=shell("experiments/peer.py", *argv))
 

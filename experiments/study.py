@@ -210,13 +210,10 @@ def main(argv):
         help="the slices of --data, or the demo cohort (default brains)",
     )
     parser.add_argument("--commit", action="store_true", help="commit each row")
-    parser.add_argument("--figure", metavar="PNG", help="draw what the rows say of numbers of people, and stop")
     parser.add_argument("--row", type=json.loads, help="JSON: the one row to make and print, as the rest calls it")
     flags = parser.parse_args(argv)
     study = Study(flags.data, Path(flags.out).absolute(), flags.runs, flags.seconds)
-    if flags.figure:
-        people_figure(flags.figure, read_rows(study.out))
-    elif flags.row:
+    if flags.row:
         print(json.dumps(train_row(study, Key(*flags.row))))
     else:
         for key in wanted_rows(flags.only, flags.seeds, flags.datasets):

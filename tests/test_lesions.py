@@ -5,8 +5,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from experiments import lesions
+from sampling.run import Run
 
 
 @pytest.mark.parametrize("edge", lesions.EDGES)
@@ -50,21 +52,21 @@ def test_likelier_lesions_are_told():
 
 def test_lesions_of_the_tiny_run(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")  # the look at test people is noted in it
-    lesions.main(
-        [
-            "--run",
-            str(run),
-            "--slices",
-            "1",
-            "--heal",
-            "--out",
-            str(tmp_path / "lesions.csv"),
-            "--examples",
-            str(tmp_path / "examples"),
-        ]
-    )
+    lesions.main(["--run", str(run), "--slices", "1", "--heal", "--out", str(tmp_path / "lesions.csv")])
     table = pd.read_csv(tmp_path / "lesions.csv", dtype={"person": str})
     assert {"all", "106", "107"} == set(table["person"]) and set(table["radius"]) == {"all", "3", "6", "12"}
     assert set(table["map"]) >= {"z", "|z|", "reconstruction error", "slice - healed"}
     assert table["auc"].between(0, 1).all() and (run / "test_looks.csv").is_file()
-    assert len(list((tmp_path / "examples").iterdir())) == 8 and (tmp_path / "examples.png").is_file()
+
+
+def test_examples_are_one_slice_with_a_lesion_each(finished_run, tmp_path):
+    run = Run(finished_run)
+    path = run.slices["path"][0]
+    known = lesions.write_examples(tmp_path / "examples", run, path, ("dark_sharp_03", "bright_smooth_06"))
+    assert known == (run.slices["label"][0], run.slices["position"][0])
+    slices = run.load(run.data, [path]).images[0, ..., 0]
+    dark, bright = (
+        np.asarray(Image.open(tmp_path / "examples" / f"{name}.png")).astype(int) - slices
+        for name in ("dark_sharp_03", "bright_smooth_06")
+    )
+    assert dark.min() < 0 == dark.max() and bright.max() > 0 == bright.min()

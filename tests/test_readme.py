@@ -71,11 +71,7 @@ RUN = {
     "python predict.py people --run brains --num-people 3": "",
     "python predict.py reconstruct BRAINS/test --run brains": "",
     "python evaluate.py --run demo --split test": FEW,
-    "python predict.py --run demo --num-images 32": "",
-    "python predict.py --run demo --label AD --position 12 --num-images 8": "",
-    "python predict.py --run demo --label NC --position 12 --num-images 8": "",
-    "python predict.py reconstruct data/demo-100-120x128-seed0/test --run demo": "",
-    "python experiments/study.py --figure ReducedResults/people.png": "--figure people.png",
+    "python predict.py vary label --run demo --position 12": "--num-images 2",
     "python train.py --data BRAINS --dry-run": SMOKE,
     "python train.py --data AD_NC --run adni --distribute mirrored --batch-size 32": f"{SMOKE} --run mirrored",
     "python train.py --data ../AD_NC --run adni --preset large --batch-size 32": f"{SMOKE} --data AD_NC --run colab",
@@ -86,7 +82,6 @@ RUN = {
 ALONE = {
     "python predict.py --run demo",
     "python train.py --data AD_NC --run adni --distribute mirrored --batch-size 32",
-    "python experiments/study.py --figure ReducedResults/people.png",
 }
 
 # what must come before a command that the pages leave to the reader
@@ -141,15 +136,16 @@ NOT_RUN = {
     'python experiments/timings.py \'["our_pipeline_alone", {"run": "brains", "stage": "vqvae"}]\'': "for its number "
     "alone, on the slices of that run",
     'python experiments/timings.py \'["our_pipeline_alone", {"run": "brains", "stage": "prior"}]\'': "likewise",
-    "python experiments/peer.py --run brains --codebook ema --out ReducedResults/peer.csv "
-    "--figure ReducedResults/peer.png": "half an hour: it trains the peer",
-    "python train.py --data BRAINS --run brains_1297 --stage vqvae --vqvae-steps 1297 "
+    "python experiments/reproduce.py --only text": "it writes these pages; test_reproduce.py checks them",
+    "python experiments/peer.py --run brains --codebook ema --out ReducedResults/peer.csv": "half an hour: it trains "
+    "the peer",
+    "python train.py --data BRAINS --run brains_short --stage vqvae --vqvae-steps 1297 "
     "--precision mixed_bfloat16": "six minutes: it trains for the row of equal steps",
-    "python experiments/peer.py --run brains_1297 --equal steps --split test --codebook ema "
+    "python experiments/peer.py --run brains_short --equal steps --split test --codebook ema "
     "--state runs/brains/peer_ema.npz --out ReducedResults/peer.csv": "it needs the peer of the command before",
     "python experiments/cheats.py --run brains --out ReducedResults/cheats.csv": "20 minutes, on real slices",
-    "python experiments/lesions.py --run brains --heal --out ReducedResults/lesions.csv "
-    "--examples lesions": "a quarter of an hour, on real slices",
+    "python experiments/lesions.py --run brains --heal --out ReducedResults/lesions.csv": "a quarter of an hour, on "
+    "real slices",
     "python experiments/faults.py --kills 30 --out ReducedResults/reliability.json": "test_slow.py kills in its place",
     "python experiments/workers.py --workers 2 4 "
     "--out ReducedResults/reliability.json": "test_distribute.py does its work",
