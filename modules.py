@@ -1056,7 +1056,7 @@ class TwoLevelPrior(Prior):
         self.built = True
 
     def levels(self):
-        """Its PixelCNNs, a tuple: the one that is drawn first, and the one for the codes, which is told what it drew."""
+        """Its PixelCNNs, a tuple: the one that is drawn first, and that of the codes, which is told what it drew."""
         return self.top, self.bottom
 
     @property
