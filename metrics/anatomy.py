@@ -85,6 +85,17 @@ def anatomy_effects(samples, real):
     return result
 
 
+def lopsided(samples, real):
+    """The share of samples that are more lopsided than 99 of 100 real slices at their positions, or None.
+
+    Args:
+        samples, real: DescribedSets.
+    """
+    drawn, found = (side.anatomy[:, ANATOMY.index("asymmetry")] for side in (samples, real))
+    drawn, found = drawn[np.isfinite(drawn)], found[np.isfinite(found)]
+    return float((drawn > np.percentile(found, 99)).mean()) if len(drawn) and len(found) else None
+
+
 def mean_over_people(values, person):
     """Mean over people of the means of their slices, NaN left out; NaN where there are none."""
     known = np.isfinite(values)

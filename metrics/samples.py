@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metrics.anatomy import label_effects
+from metrics.anatomy import label_effects, lopsided
 from metrics.copies import plant_copies
 from metrics.distances import distance_intervals, set_statistics
 from metrics.images import mean_spectrum
@@ -217,6 +217,10 @@ def measure_samples(sets, seed, notes, other_people=True):
             yardstick.shape_rms,
             why_no_null,
         )
+    drawn = described.get("pictures", described["samples"])
+    result["lopsided"], result["lopsided_people"] = (
+        lopsided(side, described["originals"]) for side in (drawn, described["pool_originals"])
+    )
     result["label_effects"] = label_effects(described["originals"], described["samples"], sets.labels)
     if why_no_null:
         notes.append(f"{why_no_null}: no null bands and no verdicts")

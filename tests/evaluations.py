@@ -82,6 +82,8 @@ def evaluation(real=None, reconstructions=None, **others):
             "against_real": against() if real is None else real,
             "against_reconstructions": against() if reconstructions is None else reconstructions,
             "label_effects": {"label_effect": "AD minus NC"},
+            "lopsided": 0.25,
+            "lopsided_people": 0.01,
         },
         "memorisation": {
             "verdict": "no copies found by a search that finds 95 % of planted copies; not a privacy guarantee",

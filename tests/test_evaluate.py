@@ -60,7 +60,7 @@ def test_evaluation_of_a_tiny_run(evaluated):
         "codebook": "perplexity perplexity_brain used_fraction largest_share",
         "prior": "bits_per_code_train bits_per_code_validation bits_per_code_test uniform_bits_per_code "
         "unigram_bits_per_code positional_bits_per_code positional_bits_per_code_brain bits_per_pixel",
-        "samples": "slices_per_set people fitted_people null_people null_draws label_effects",
+        "samples": "slices_per_set people fitted_people null_people null_draws label_effects lopsided lopsided_people",
         "memorisation": "audit_false_alarm copies_fraction copies_local people_copied nn_ratio membership",
         "usefulness": "auc_real auc_samples auc_both",
     }.items():

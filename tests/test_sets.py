@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metrics.anatomy import ANATOMY, anatomy_effects, mean_difference
+from metrics.anatomy import ANATOMY, anatomy_effects, lopsided, mean_difference
 from metrics.distances import (
     Features,
     detail_auc,
@@ -266,3 +266,14 @@ def test_label_difference():
     difference = mean_difference(values, label, np.array(["a", "b", "c", "d", "d"]))  # people: 1, 3; 0, 5.5
     assert difference["value"] == pytest.approx(2 - 2.75)
     assert mean_difference(values[:3], label[:3], np.array(["a", "b", "c"])) is None
+
+
+def test_lopsided_are_those_beyond_99_of_100_slices():
+    def of(asymmetries):
+        anatomy = np.zeros((len(asymmetries), len(ANATOMY)))
+        anatomy[:, ANATOMY.index("asymmetry")] = asymmetries
+        return SimpleNamespace(anatomy=anatomy)
+
+    real = of([*np.arange(100.0), np.nan])  # the last has no brain
+    assert lopsided(of([98.0, 99.0, 200.0, np.nan]), real) == pytest.approx(2 / 3)
+    assert lopsided(real, real) == 0.01 and lopsided(of([np.nan]), real) is None
