@@ -256,7 +256,6 @@ class Options:
         PRIOR,
         choices=(1, 2),
         older=1,
-        demo=1,
         paper=1,
     )
     prior_slices_below: int = option(
