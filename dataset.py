@@ -191,7 +191,12 @@ def check(
     if empty:
         print(f"train.py would refuse it: no {empty[0]} person is left, for at least one label needs two people")
     else:
-        print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, '--dry-run')}")
+        words = ["--metadata", metadata] if metadata else []  # whatever was needed here is needed there
+        words += ["--subject-pattern", subject_pattern] if subject_pattern else []
+        words += ["--allow-overlap"] if allow_overlap else []
+        words += ["--image-size", *image_size] if image_size else []
+        words += ["--seed", seed] if seed else []
+        print(f"next, when it looks right: {shell('python', 'train.py', '--data', data, *words, '--dry-run')}")
 
 
 # ---- cut and demo: where slices come from -----------------------------------------------------

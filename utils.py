@@ -467,6 +467,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, argv):
+        self.words = argv
         flags, unknown = self.parse_known_args(argv)
         if unknown:
             self.refuse(unknown)
@@ -476,8 +477,17 @@ class Parser(argparse.ArgumentParser):
         return flags
 
     def refuse(self, unknown):
-        """Raise the UserError for words that the parser does not know."""
-        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        """Raise the UserError for words that the parser does not know, with what may be meant."""
+        flags, word, hint = self._option_string_actions, unknown[0], ""
+        bare = "--run" if "--run" in flags and not os.path.isdir(word) else "--data"  # what a lone word is likely
+        if word.startswith("-"):
+            close = difflib.get_close_matches(word.partition("=")[0], flags, 1)
+            hint = f": do you mean {close[0]}" if close else ""
+        elif bare in self.words or "--data" in self.words:
+            hint = ": what has spaces in it stands in quotes"
+        elif bare in flags:
+            hint = f": do you mean {shell(bare, word)}"
+        self.error(f"unrecognized arguments: {shell(*unknown)}{hint}")
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
@@ -523,16 +533,15 @@ class CommandParser(Parser):
         """How a command is called: "python predict.py complete"."""
         return f"python {self.script}" + ("" if command.name == self.default else f" {command.name}")
 
-    def parse_args(self, argv):
-        self.words = argv
-        return super().parse_args(argv)
-
     def error(self, message):
+        words = getattr(self, "words", ())
         foreign = [
             word
-            for word in getattr(self, "words", ())
+            for word in words
             if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
         ]
+        if "--data" in message and words and not words[0].startswith("-"):
+            foreign = [words[0]]
         if foreign and "required" in message:  # what is there and should not be tells more than what is missing
             self.refuse(foreign)
         super().error(message)

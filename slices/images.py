@@ -265,7 +265,12 @@ def _tell_problems(root, paths, checks, image_size):
     if not sizes:
         raise UserError(f"no readable image is among the {len(paths)} files in {root}")
     if image_size is None and len(sizes) > 1:
-        raise UserError(f"the images in {root} differ in size ({size_counts(sizes)}): choose one with --image-size H W")
+        (height, width), rarest = sizes.most_common(1)[0][0], sizes.most_common()[-1][0]
+        odd = next(path for path, check in zip(paths, checks, strict=True) if check.size == rarest)
+        raise UserError(
+            f"the images in {root} differ in size ({size_counts(sizes)}, such as {odd}): scale all to one, height "
+            f"first, as with --image-size {height} {width}"
+        )
 
 
 def _as_loaded(images, frame, paths, usable, checks, white):

@@ -47,8 +47,9 @@ def _check_overlap(slices, allow_overlap):
     if not shared:
         return
     counts = ", ".join(f"{len(people[split])} in {split}" for split in sorted(people))
-    sentence = f"the folders share {len(shared)} people between splits ({counts}), such as {shared[0]}"
-    _refuse(sentence, allow_overlap)
+    places = slices[slices["subject"] == shared[0]].drop_duplicates("split")["path"]
+    sentence = f"the folders share {len(shared)} people between splits ({counts}), such as {shared[0]} "
+    _refuse(f"{sentence}({', '.join(sorted(places))})", allow_overlap)
 
 
 def _refuse(sentence, allow_overlap):

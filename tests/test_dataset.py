@@ -144,11 +144,26 @@ def test_check_takes_mixed_sizes_only_with_a_size_and_writes_nothing_when_it_fai
     monkeypatch.chdir(tmp_path)
     good_files(tmp_path / "data")
     save(tmp_path / "data" / "9_1.png", brain(width=30))
-    with pytest.raises(UserError, match="differ in size"):
+    sentence = r"\(4 of 20x24, 1 of 30x24, such as 9_1.png\): .* as with --image-size 24 20$"
+    with pytest.raises(UserError, match=sentence):
         dataset.main(["check", "--data", "data"])
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     dataset.main(["check", "--data", "data", "--image-size", "24", "20"])
-    assert "4 of 20x24, 1 of 30x24; used at 20x24" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 of 20x24, 1 of 30x24; used at 20x24" in said
+    assert "python train.py --data data --image-size 24 20 --dry-run" in said
+
+
+def test_check_hands_on_the_flags_that_training_needs_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    good_files(tmp_path / "data" / "train")
+    save(tmp_path / "data" / "test" / "0_8.png", brain(0))
+    pattern = r"(?P<subject>\d)_(?P<slice>\d)"
+    with pytest.raises(UserError, match=r"such as 0 \(test/0_8.png, train/0_7.png\): "):
+        dataset.main(["check", "--data", "data"])
+    dataset.main(["check", "--data", "data", "--subject-pattern", pattern, "--allow-overlap", "--seed", "3"])
+    wanted = f"--data data --subject-pattern '{pattern}' --allow-overlap --seed 3 --dry-run"
+    assert f"python train.py {wanted}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dataset
+import predict
+import train
 import utils
 from slices.frame import to_bytes
 from training.folder import load_models, run_folder
@@ -258,6 +261,29 @@ def test_numbers_out_of_range_are_refused(text):
     assert parser.parse_args(["--rate", "2"]).rate == 2
     with pytest.raises(UserError, match="--rate"):
         parser.parse_args(["--rate", text])
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "hint"),
+    [
+        (train, ["--dta", "x"], "unrecognized arguments: --dta x: do you mean --data (see --help)"),
+        (train, ["slices"], "unrecognized arguments: slices: do you mean --data slices (see --help)"),
+        (train, ["--data", "My", "slices"], "unrecognized arguments: slices: what has spaces in it stands in quotes"),
+        (train, ["--xyz"], "unrecognized arguments: --xyz (see --help)"),
+        (dataset, ["check", "nothing"], "unrecognized arguments: nothing: do you mean --data nothing (see --help)"),
+        (dataset, ["check"], "the following arguments are required: --data (see --help)"),
+        (dataset, ["cut", "scans"], "the following arguments are required: --volumes, --out (see --help)"),
+        (dataset, ["demo", "100"], "unrecognized arguments: 100 (see --help)"),
+        (predict, ["--num_images=4"], "unrecognized arguments: --num_images=4: do you mean --num-images (see --help)"),
+        (predict, ["sample", "adni"], "unrecognized arguments: adni: do you mean --run adni (see --help)"),
+    ],
+)
+def test_a_word_that_is_no_flag_is_answered_with_what_may_be_meant(script, words, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("slices").mkdir()
+    with pytest.raises(UserError) as error:
+        script.main(words)
+    assert str(error.value).startswith(hint)
 
 
 def test_grey_levels_round_and_clip():
