@@ -593,7 +593,8 @@ class Prior(keras.Model):
         It computes in float32 whatever the precision of training.
 
         Returns:
-            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
+            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model; with the top codes that
+            were drawn first, where there are two levels.
         """
         codes, levels = self.draw_levels(
             uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance

@@ -102,7 +102,7 @@ def conditions_matter(finished_run):
     from sampling.run import Run
 
     prior = Run(finished_run).prior
-    tables = {"label_embedding": 100, "position_embedding": 100, "logits_kernel": 50}
+    tables = {"label_embedding": 100, "position_embedding": 100, "context_embedding": 20, "logits_kernel": 50}
     factors = [(getattr(level, name), factor) for level in prior.levels() for name, factor in tables.items()]
     learnt = [(table, np.array(table)) for table, _ in factors]
     for table, factor in factors:

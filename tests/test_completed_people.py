@@ -52,8 +52,9 @@ def test_given_slices_stay_and_the_others_are_drawn(run, known):
 
 
 def test_bits_are_those_of_every_slice_told_those_below(run, known):
+    """Of a slice that is drawn they are those of the very top codes that it was told."""
     people = run.complete_person(known, 2, label="NC", candidates=3)
-    for position in range(POSITIONS):
+    for position in known:
         ids = {"label": np.full(2, 2, np.int32), "position": np.full(2, position + 1)}
         context = slices_told(run.prior, list(people.codes[:, :position].swapaxes(0, 1)))
         bits = prior_bits(run.prior, people.codes[:, position], ids, context=context).sum(axis=(1, 2))
@@ -84,7 +85,7 @@ def test_a_candidate_is_chosen_by_the_likelihood_of_the_given_slice_above_it(run
     def draw_slice(prior, below, labels, position, uniforms, known=None, mask=None):
         asked.append((position, known is not None, len(labels)))
         if known is None:
-            return (uniforms * 32).astype(np.int32), np.full(len(labels), -np.log(2))
+            return (uniforms[:, : grid[0]] * 32).astype(np.int32), np.full(len(labels), -np.log(2))
         return known.astype(np.int32), np.where(below[-1][:, 0, 0] == 7, 0.0, -np.inf) if below else np.zeros(32)
 
     monkeypatch.setattr(sampling.people_completion, "draw_slice", draw_slice)
@@ -110,7 +111,7 @@ def test_missing_positions_are_grouped_by_the_given_one_above():
 
 def test_more_slices_than_a_block_are_drawn_as_in_blocks(run):
     random = np.random.default_rng(0)
-    uniforms = random.random((40, *run.code_grid), np.float32)
+    uniforms = random.random((40, *run.prior.uniforms_shape), np.float32)
     below = [random.integers(0, 32, (40, *run.code_grid)).astype(np.int32)]
     codes, log_likelihood = draw_slices(run.prior, below, 1, 1, uniforms, 32)
     tail, tail_likelihood = draw_slices(run.prior, [below[0][32:]], 1, 1, uniforms[32:], 32)

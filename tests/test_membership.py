@@ -20,7 +20,7 @@ class FakePrior:
     """Knows some grids by heart, under the conditions that they came with, and nothing of any other."""
 
     def __init__(self, known, condition_dropout=0.1, num_labels=2, num_positions=2):
-        self.known = known
+        self.known, self.grid, self.uniforms_shape = known, known.shape[1:], known.shape[1:]
         self.settings = dict(condition_dropout=condition_dropout, num_labels=num_labels, num_positions=num_positions)
         self.batches = []
 

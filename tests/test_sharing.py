@@ -128,7 +128,9 @@ def elsewhere(exported, finished_run):
     block = json.loads((exported / "adni-model" / "about.json").read_text())["block"]
     samples = run.sample(40, seed=7, temperature=0.9, block=block)  # a whole block, and a part of one
     label = samples.table["label"].map({name: i + 1 for i, name in enumerate(run.labels)}).to_numpy(np.int32)
-    uniforms = np.stack([random_generator(7, "codes", i).random(run.code_grid, np.float32) for i in range(40)])
+    uniforms = np.stack(
+        [random_generator(7, "codes", i).random(run.prior.uniforms_shape, np.float32) for i in range(40)]
+    )
     np.savez(
         exported / "given.npz",
         uniforms=uniforms,
@@ -279,7 +281,7 @@ def test_tensorboard_is_given_sharpened_samples(finished_run):
     run = Run(finished_run)
     validation = run.slices[run.slices["split"] == "validation"][:8]
     ids = condition_ids(validation, run.labels)
-    uniforms = np.random.default_rng(run.config["seed"]).random((len(validation), *run.code_grid), "float32")
+    uniforms = np.random.default_rng(run.config["seed"]).random((len(validation), *run.prior.uniforms_shape), "float32")
     codes, _ = run.prior.sample(uniforms, ids["label"], ids["position"])
     best = pd.read_csv(finished_run / "history_prior.csv")["validation_loss"].argmin()  # whose weights the run has
     samples = EventAccumulator(str(finished_run / "tensorboard" / "prior")).Reload().Tensors("samples")[best]

@@ -207,6 +207,7 @@ class Options:
         smoke=16,
         large=128,
         paper=256,
+        demo=32,
     )
     residual_blocks: int = option(
         2, "per resolution", VQVAE, within=(0, 64), metavar="N", of_vqvae=True, smoke=1, large=3
@@ -220,7 +221,7 @@ class Options:
         needed=True,
         of_vqvae=True,
         smoke=40,
-        demo=1100,
+        demo=1600,
         large=20000,
         paper=250000,
     )
@@ -229,7 +230,7 @@ class Options:
         12, "gated layers", PRIOR, within=(2, 256), metavar="N", needed=True, smoke=5, demo=10, large=16, paper=20
     )
     prior_width: int = option(
-        96, "channels", PRIOR, within=(4, 4096), metavar="C", needed=True, smoke=16, large=256, paper=384
+        96, "channels", PRIOR, within=(4, 4096), metavar="C", needed=True, smoke=16, demo=64, large=256, paper=384
     )
     prior_vertical_width: int = option(
         None,
@@ -257,6 +258,7 @@ class Options:
         choices=(1, 2),
         older=1,
         paper=1,
+        demo=1,
     )
     prior_slices_below: int = option(
         2,
@@ -292,7 +294,7 @@ class Options:
         metavar="N",
         needed=True,
         smoke=40,
-        demo=2000,
+        demo=3000,
         large=20000,
         paper=200000,
     )
