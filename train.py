@@ -70,6 +70,7 @@ def train(options, dry_run=False, resume=None, **run):
         UserError: a mistake in the options or the data, or trouble on the way.
         Interrupted: by a signal, when all is saved.
     """
+    from training.folder import run_name
     from training.plan import check_batch_size, is_finished, readable_errors, resolve_config
 
     folder, config = resolve_config(options, dry_run=dry_run, resume=resume, **run)
@@ -94,7 +95,7 @@ def train(options, dry_run=False, resume=None, **run):
             train_stages(team, config, folder, parts)
         except KeyboardInterrupt as stopped:  # between the steps of two stages, where there is no step to finish
             number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
-            sentence = f"stopped: go on with {shell('python', 'train.py', '--resume', folder)}"
+            sentence = f"stopped: go on with {shell('python', 'train.py', '--resume', run_name(folder))}"
             raise Interrupted(number, sentence) from None
         if team.chief:
             finish(config, folder, time.perf_counter() - start)
