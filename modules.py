@@ -593,8 +593,7 @@ class Prior(keras.Model):
         It computes in float32 whatever the precision of training.
 
         Returns:
-            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model; with the top codes that
-            were drawn first, where there are two levels.
+            codes (B, h, w) int32 and their natural log-likelihood (B,) float32 under the model.
         """
         codes, levels = self.draw_levels(
             uniforms, label, position, known, mask, context, temperature, top_k, top_p, guidance
@@ -1140,7 +1139,7 @@ class TwoLevelPrior(Prior):
         """
         uniforms = tf.convert_to_tensor(uniforms, tf.float32)
         (height, _), (rows, columns) = self.grid, self.top_grid
-        of_top = tf.reshape(uniforms[:, height:], (len(uniforms), -1))[:, : rows * columns]
+        of_top = tf.reshape(uniforms[:, height:], (tf.shape(uniforms)[0], -1))[:, : rows * columns]
         top_known = top_mask = None
         if mask is not None:
             known = tf.convert_to_tensor(known, tf.int32)
@@ -1160,6 +1159,16 @@ class TwoLevelPrior(Prior):
             uniforms[:, :height], label, position, known, mask, self.bottom_context(top, context), *how
         )
         return codes, (of_codes, of_top)
+
+    def sample(self, uniforms, label, position, *arguments, context=None, **options):
+        """As ``Prior.sample``; the log-likelihood is that of the codes as they came out, and of their top codes."""
+        codes, _ = super().sample(uniforms, label, position, *arguments, context=context, **options)
+        return codes, self._total(codes, label, position, context)
+
+    @tf.function
+    def _total(self, codes, label, position, context):
+        """The log-likelihood of grids, (B,)."""
+        return tf.reduce_sum(self.log_likelihood(codes, label, position, context=context), axis=(1, 2))
 
     def drawn_cells(self, cells):
         """What of each level is drawn anew where ``cells`` (B, h, w) are: these, and every block that has one."""

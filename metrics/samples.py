@@ -217,10 +217,9 @@ def measure_samples(sets, seed, notes, other_people=True):
             yardstick.shape_rms,
             why_no_null,
         )
-    drawn = described.get("pictures", described["samples"])
-    result["lopsided"], result["lopsided_people"] = (
-        lopsided(side, described["originals"]) for side in (drawn, described["pool_originals"])
-    )
+    drawn, others = described.get("pictures", described["samples"]), described.get("pool_originals")
+    result["lopsided"] = lopsided(drawn, described["originals"])
+    result["lopsided_people"] = others and lopsided(others, described["originals"])
     result["label_effects"] = label_effects(described["originals"], described["samples"], sets.labels)
     if why_no_null:
         notes.append(f"{why_no_null}: no null bands and no verdicts")

@@ -52,9 +52,8 @@ def test_given_slices_stay_and_the_others_are_drawn(run, known):
 
 
 def test_bits_are_those_of_every_slice_told_those_below(run, known):
-    """Of a slice that is drawn they are those of the very top codes that it was told."""
     people = run.complete_person(known, 2, label="NC", candidates=3)
-    for position in known:
+    for position in range(POSITIONS):
         ids = {"label": np.full(2, 2, np.int32), "position": np.full(2, position + 1)}
         context = slices_told(run.prior, list(people.codes[:, :position].swapaxes(0, 1)))
         bits = prior_bits(run.prior, people.codes[:, position], ids, context=context).sum(axis=(1, 2))

@@ -164,7 +164,9 @@ def test_a_slice_shares_with_the_most_similar_sample_what_agrees_in_the_brain():
 
 def complete_as(target, grids):
     """The scores of prefix_extraction where the prior completes the slices of a Target as ``grids``."""
-    prior = SimpleNamespace(sample=lambda *_, known, mask, **__: (np.resize(grids, known.shape), None))
+    prior = SimpleNamespace(
+        grid=GRID, uniforms_shape=GRID, sample=lambda *_, known, mask, **__: (np.resize(grids, known.shape), None)
+    )
     return membership.prefix_extraction(target, SimpleNamespace(prior=prior), NO_CACHE, [target], 0)
 
 

@@ -198,7 +198,7 @@ def test_a_checkpoint_names_its_variables_and_who_wrote_it(stopped):
     with np.load(checkpoints(stopped / "checkpoints")[0]) as file:
         header = json.loads(file["header"].tobytes())
         assert len(header["names"]) == len(set(header["names"])) == len(file.files) - 1
-    assert {"prior/code_embedding", "adam/iteration", "average/prior/code_embedding"} <= set(header["names"])
+    assert {"bottom/code_embedding", "adam/iteration", "average/bottom/code_embedding"} <= set(header["names"])
     assert header["code"]["keras"] == keras.__version__ and "commit" in header["code"]
 
 
@@ -206,7 +206,7 @@ def test_a_checkpoint_names_its_variables_and_who_wrote_it(stopped):
     ("change", "sentence"),
     [
         (other_name, "lacks the variable .* that this code trains; it was written by commit"),
-        (other_shape, "the variable prior/code_embedding has the shape .* and .* in this code"),
+        (other_shape, "the variable prior/greys has the shape .* and .* in this code"),
     ],
 )
 def test_a_checkpoint_of_other_variables_is_one_sentence(change, sentence, stopped):
@@ -375,7 +375,8 @@ def test_a_weight_that_is_not_a_number_is_not_saved(stopped, monkeypatch):
 
     def poisoned(prior, batch):
         metrics = plain(prior, batch)
-        prior.hidden_bias.assign(prior.hidden_bias + np.float32("nan"))
+        bottom = prior.levels()[-1]
+        bottom.hidden_bias.assign(bottom.hidden_bias + np.float32("nan"))
         return metrics
 
     monkeypatch.setattr(training.steps, "prior_step", poisoned)

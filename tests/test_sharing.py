@@ -270,7 +270,9 @@ def test_tensorboard_is_given_scalars_images_histograms_and_the_codebook(finishe
     config = text_format.Parse((folder / "vqvae" / "projector_config.pbtxt").read_text(), ProjectorConfig())
     (embedding,) = config.embeddings
     codebook = np.loadtxt(folder / "vqvae" / embedding.tensor_path, delimiter="\t")
-    assert np.allclose(codebook, keras.ops.convert_to_numpy(Run(finished_run).vqvae.quantizer.codebook).T, rtol=1e-5)
+    assert np.allclose(
+        codebook, keras.ops.convert_to_numpy(Run(finished_run).vqvae.quantizer.codebook).T, rtol=1e-3, atol=1e-6
+    )
     uses = pd.read_csv(folder / "vqvae" / embedding.metadata_path, sep="\t")
     assert list(uses.columns) == ["code", "cells"] and list(uses["code"]) == list(range(32)) and uses["cells"].sum() > 0
     with Image.open(folder / "vqvae" / embedding.sprite.image_path) as sprite:

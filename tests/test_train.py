@@ -319,7 +319,7 @@ def test_images_of_a_run_are_not_black(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "width"),
     [
-        ([], 48),
+        ([], 32),
         (["--preset", "default"], 48),
         (["--preset", "default", "--prior-width", "40"], 20),
         (["--preset", "default", "--prior-vertical-width", "96"], 96),
