@@ -363,7 +363,7 @@ COMMANDS = [
         "cut slices from scans; the same command goes on after an interruption",
         cut_flags,
         cut,
-        ("python dataset.py cut --volumes BIDS --out slices",),
+        ("python dataset.py cut --volumes BIDS --out cut-slices",),
     ),
     Command(
         "demo",

@@ -4,12 +4,13 @@ Everything a finished run consists of lies in one folder, runs/<name>/, which pr
 need and nothing else does. Without --data the embedded demo cohort of simulated people is made and used.
 """
 
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from training.options import OPTIONS, PRESETS, STAGES, add_option_flags
-from utils import Parser, UserError, run_script, save_json, shell
+from utils import Interrupted, Parser, Terminated, UserError, run_script, save_json, shell
 
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
@@ -69,6 +70,7 @@ def train(options, dry_run=False, resume=None, **run):
         UserError: a mistake in the options or the data, or trouble on the way.
         Interrupted: by a signal, when all is saved.
     """
+    from training.folder import run_name
     from training.plan import check_batch_size, is_finished, readable_errors, resolve_config
 
     folder, config = resolve_config(options, dry_run=dry_run, resume=resume, **run)
@@ -89,7 +91,12 @@ def train(options, dry_run=False, resume=None, **run):
         team.wait()
         if not team.chief:
             config, parts = join(team, folder)
-        train_stages(team, config, folder, parts)
+        try:
+            train_stages(team, config, folder, parts)
+        except KeyboardInterrupt as stopped:  # between the steps of two stages, where there is no step to finish
+            number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
+            sentence = f"stopped: go on with {shell('python', 'train.py', '--resume', run_name(folder))}"
+            raise Interrupted(number, sentence) from None
         if team.chief:
             finish(config, folder, time.perf_counter() - start)
 

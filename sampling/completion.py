@@ -42,10 +42,18 @@ def kept_pixels(keep, path, shape):
     return halves[keep] if keep in halves else load_mask(keep, path, shape)
 
 
-def kept_cells(pixels, box, grid):
-    """(h, w) bool: the codes whose whole patches are kept, from the pixels (H, W) bool of the frame."""
+def kept_cells(pixels, box, grid, patch=1):
+    """(h, w) bool: the codes whose whole patches are kept, from the pixels (H, W) bool of the frame.
+
+    Where they are whole rows from the top, those that fill no row of cells of ``patch`` x ``patch`` codes are not
+    kept: all that is left comes before all others, so that these are drawn exactly.
+    """
     (h, w), lost = grid, frame.crop(~pixels[..., None], box)[..., 0]  # what is not in the frame is not lost
-    return ~lost.reshape(h, box.height // h, w, box.width // w).any(axis=(1, 3))
+    kept = ~lost.reshape(h, box.height // h, w, box.width // w).any(axis=(1, 3))
+    rows = kept.all(axis=1).sum()
+    if rows >= patch and kept[:rows].all() and not kept[rows:].any():
+        kept[rows - rows % patch :] = False
+    return kept
 
 
 def in_drawing_order(keep, patch=1):
@@ -189,10 +197,11 @@ def read_kept(run, path, keep, num_images, draw):
         raise UserError("a completion needs --num-images 2 or more: spread.png is how they differ")
     original, side = run.load(path.parent, [path.name]), run.config["downsample"]
     pixels = kept_pixels(keep, path, run.frame)
-    cells = kept_cells(pixels, run.box, run.code_grid)
+    patch = run.config.get("prior_patch", 1)
+    cells = kept_cells(pixels, run.box, run.code_grid, patch)
     if not cells.any():
         raise UserError(f"--keep {keep} keeps no patch of {side}x{side} pixels whole, and so no code: keep more")
-    in_order = in_drawing_order(cells[None], run.config.get("prior_patch", 1))[0]
+    in_order = in_drawing_order(cells[None], patch)[0]
     if not in_order and PLAIN | draw != PLAIN:
         raise UserError(
             f"--keep {keep} needs Gibbs sweeps, which know no --temperature, --top-k, --top-p or --guidance: "

@@ -142,7 +142,7 @@ def show_completions(run, image, painted, num_images=4, label=None, position=Non
     Raises:
         UserError: nothing is painted, or nothing is left; or the run does not know the label or the position.
     """
-    cells = kept_cells(~painted, run.box, run.code_grid)
+    cells = kept_cells(~painted, run.box, run.code_grid, run.prior.patch)
     if cells.all():
         raise UserError("nothing is painted that the model draws: paint over what to complete")
     if not cells.any():

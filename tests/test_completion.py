@@ -156,6 +156,20 @@ def test_a_code_is_kept_when_its_whole_patch_is():
     assert keep.sum() == 27 and not keep[1, 3]
 
 
+@pytest.mark.parametrize(("height", "whole_rows"), [(4, 1), (20, 4), (24, 6), (32, 8)])
+def test_a_kept_top_ends_with_whole_cells_so_that_the_rest_is_drawn_exactly(height, whole_rows):
+    pixels = np.arange(32)[:, None].repeat(40, axis=1) < height
+    keep = completion.kept_cells(pixels, Box(0, 0, 32, 40), (8, 10), 2)
+    assert keep[:whole_rows].all() and not keep[whole_rows:].any()
+    assert completion.in_drawing_order(keep[None], 2)[0] == (height > 4)
+
+
+def test_what_is_no_top_is_kept_code_by_code():
+    pixels = np.zeros((32, 40), bool)
+    pixels[:20, 4:] = True
+    assert completion.kept_cells(pixels, Box(0, 0, 32, 40), (8, 10), 2).sum() == 5 * 9
+
+
 # ---- a slice ----------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ RUN = {
     "python train.py --data AD_NC --run adni": SMOKE,
     "python predict.py --run adni --num-images 64 --label AD --position 10": "",
     "python evaluate.py --run adni": FEW,
-    "python dataset.py cut --volumes BIDS --out slices": "",
+    "python dataset.py cut --volumes BIDS --out cut-slices": "",
     "python train.py --resume adni": "",
     "python predict.py people --run adni --num-people 8 --label AD": "--num-people 2",
     "python predict.py people --run adni --complete SCAN": "--num-people 1 --candidates 2",
@@ -54,8 +54,8 @@ RUN = {
     "python predict.py gallery --run adni": "",
     "python evaluate.py compare adni other": "",
     "python evaluate.py folder IMAGES --real AD_NC/test --train AD_NC/train": "",
-    "python dataset.py cut --volumes ADNI --out slices --metadata adni.csv": "--out more-slices",
-    "python train.py --data slices --run mine": SMOKE,
+    "python dataset.py cut --volumes ADNI --out cut-slices --metadata adni.csv": "--out more-slices",
+    "python train.py --data cut-slices --run mine": SMOKE,
     "python predict.py --run adni --num-images 100 --format nifti --pixel-size 1": "",
     "python predict.py complete SLICE.png --run adni --keep left --paste --num-images 8": "--num-images 2",
     "python predict.py vary position --run adni": "--num-images 2",
@@ -177,6 +177,12 @@ def test_every_command_is_run_or_named_with_a_reason():
     assert len(found) > 20
     assert set(found) == set(RUN) | set(NOT_RUN), "list what is new in RUN or NOT_RUN, and drop what is gone"
     assert not set(RUN) & set(NOT_RUN) and set(BEFORE) | set(REFUSED) | ALONE <= set(RUN) and all(NOT_RUN.values())
+
+
+def test_no_command_writes_where_the_code_lies():
+    out = [Path(command.split(" --out ")[1].split()[0]) for command in commands() if " --out " in command]
+    assert Path("sampled") in out
+    assert not {*ROOMS, "docs", "tests", "experiments"} & {path.parts[0] for path in out}
 
 
 # ---- what the pages say exists ------------------------------------------------------------------

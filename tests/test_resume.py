@@ -26,7 +26,7 @@ from sampling.run import Run
 from training.checkpoints import checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
 from training.folder import locked, read_config
 from training.options import STAGES
-from utils import Interrupted, UserError
+from utils import Interrupted, Terminated, UserError
 
 
 def start(data, run, *flags):
@@ -140,6 +140,22 @@ def test_a_second_signal_leaves_at_once(slices_folder, finished_run, tmp_path, m
     assert stop.value.status == 130
     train.main(["--resume", str(run)])
     assert (run / "prior.keras").read_bytes() == (finished_run / "prior.keras").read_bytes()
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_stopped_between_two_stages_says_how_to_go_on(stop, status, slices_folder, finished_run, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise stop
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "measure_sharpening", stopped)
+        with pytest.raises(Interrupted, match=f"^stopped: go on with python train.py --resume {run}$") as error:
+            start(slices_folder, run, "--stage", "vqvae")
+    assert error.value.status == status
+    train.main(["--resume", str(run)])
+    for name in ("vqvae.keras", "sharpening.json"):
+        assert (run / name).read_bytes() == (finished_run / name).read_bytes()
 
 
 def test_new_checkpoints_outlive_damaged_ones_of_later_steps(tmp_path):
