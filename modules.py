@@ -35,6 +35,13 @@ def own_uniforms(shape, seed):
     return uniforms[first : first + rows]
 
 
+def with_errors(codes, share, num_codes, seeds):
+    """Codes of any shape, a ``share`` of them redrawn evenly from ``num_codes``; ``seeds``: of which, and of what."""
+    right = own_uniforms(ops.shape(codes), seeds[0]) >= share
+    random = ops.cast(own_uniforms(ops.shape(codes), seeds[1]) * num_codes, "int32")
+    return ops.where(right, codes, random)
+
+
 # ---- building blocks of the VQ-VAE ------------------------------------------------------------
 
 
@@ -1072,11 +1079,14 @@ class TwoLevelPrior(Prior):
 
     # ---- from codes to top codes ----------------------------------------------------------------
 
+    def by_block(self, x):
+        """(B, h, w) -> (B, H, W, ``top_block``²), what each block holds; zeros where one reaches beyond the grid."""
+        margins = [(0, self.top_block * many - side) for many, side in zip(self.top_grid, self.grid, strict=True)]
+        return space_to_depth(ops.pad(x[..., None], ((0, 0), *margins, (0, 0))), self.top_block)
+
     def blocks(self, codes):
         """The greys of codes (B, h, w) block by block: (B, H, W, ``top_block``²)."""
-        greys = ops.take(self.greys, codes, axis=0)[..., None]
-        margins = [(0, self.top_block * many - side) for many, side in zip(self.top_grid, self.grid, strict=True)]
-        return space_to_depth(ops.pad(greys, ((0, 0), *margins, (0, 0))), self.top_block)
+        return self.by_block(ops.take(self.greys, codes, axis=0))
 
     def top_of(self, codes):
         """Codes (B, h, w) int -> top codes (B, H, W) int32, each the pattern that is nearest to its block."""
@@ -1115,20 +1125,11 @@ class TwoLevelPrior(Prior):
         seeds = [None if seed is None else ops.stack([seed[0], seed[1] + i]) for i in TOP_SEEDS]
         of_top = self.top.log_likelihood(top, label, position, augmentation, self.top_context(context), seeds[0])
         if seed is not None:  # what is drawn is not always right, either
-            right = own_uniforms(ops.shape(top), seeds[1]) >= TOP_WRONGLY_TOLD
-            told = ops.where(right, top, ops.cast(own_uniforms(ops.shape(top), seeds[2]) * self.top_codes, "int32"))
+            told = with_errors(top, TOP_WRONGLY_TOLD, self.top_codes, seeds[1:])
         context = self.bottom_context(told, context)
         of_codes = self.bottom.log_likelihood(codes, label, position, augmentation, context, seed)
-        return of_codes + self.spread(of_top / self.block_sizes)
-
-    @property
-    def block_sizes(self):
-        """How many codes the block of each top code holds, (H, W) float32: those at the edge may hold fewer."""
-        down, right = (
-            ops.minimum(self.top_block, side - self.top_block * ops.arange(many))
-            for many, side in zip(self.top_grid, self.grid, strict=True)
-        )
-        return ops.cast(down[:, None] * right, "float32")
+        sizes = ops.sum(self.by_block(ops.ones((1, *self.grid))), axis=-1)  # (1, H, W), at the edge they hold fewer
+        return of_codes + self.spread(of_top / sizes)
 
     # ---- sampling -------------------------------------------------------------------------------
 
@@ -1172,9 +1173,7 @@ class TwoLevelPrior(Prior):
 
     def drawn_cells(self, cells):
         """What of each level is drawn anew where ``cells`` (B, h, w) are: these, and every block that has one."""
-        margins = [(0, self.top_block * many - side) for many, side in zip(self.top_grid, self.grid, strict=True)]
-        whole = tf.pad(tf.cast(cells, tf.int32)[..., None], ((0, 0), *margins, (0, 0)))
-        return cells, tf.reduce_any(space_to_depth(whole, self.top_block) > 0, axis=-1)
+        return cells, tf.reduce_any(self.by_block(tf.cast(cells, tf.int32)) > 0, axis=-1)
 
     def get_config(self):
         own = {"top_block": self.top_block, "top_codes": self.top_codes, "num_contexts": self.num_contexts}

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from keras import ops
 
-from modules import LOG_2, own_uniforms
+from modules import LOG_2, own_uniforms, with_errors
 from training.codebook import update_codebook
 from training.losses import losses_of, total_loss
 from training.replicas import mean_over_replicas, replicas, whole_batch
@@ -86,10 +86,8 @@ def unsure_context(prior, codes, gaps, seed):
     """Other slices' codes (B, N, h, w) and gaps (B, N) -> the same, sometimes hidden, and some of the codes wrong."""
     batch, seeds = tf.shape(codes)[0], [seed + ops.array([0, i], dtype="int32") for i in range(3)]
     told = own_uniforms((batch,), seeds[0]) >= NOTHING_TOLD  # (B,)
-    right = own_uniforms((batch, *codes.shape[1:]), seeds[1]) >= WRONGLY_TOLD
-    random = ops.cast(own_uniforms((batch, *codes.shape[1:]), seeds[2]) * prior.num_codes, "int32")
     there = told[:, None] & (codes[:, :, 0, 0] >= 0)  # (B, N)
-    codes = ops.where(there[:, :, None, None], ops.where(right, codes, random), -1)
+    codes = ops.where(there[:, :, None, None], with_errors(codes, WRONGLY_TOLD, prior.num_codes, seeds[1:]), -1)
     return codes, ops.where(there, gaps, 0)
 
 
