@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sampling.draws import PLAIN, check_draw, look_up, output_folder, sample_row, say_outside
+from sampling.draws import PLAIN, check_draw, look_up, output_folder, own_numbers, sample_row, say_outside
 from sampling.run import prior_bits
 from slices import frame
 from slices.images import load_mask, save_png
 from slices.index import condition_ids
 from slices.sheets import image_sheet, number_sheet
-from utils import UserError, new_folder, progress, random_generator, write_csv
+from utils import UserError, new_folder, progress, write_csv
 
 CHAINS, CANDIDATES = 8, 4  # grids completed side by side, always, and candidates for each: 32 in all
 WHOLE_STEPS, SWEEPS, TILE = 8, 4, 4  # of masked Gibbs sweeps: steps that redraw everything, then sweeps of tiles
@@ -102,9 +102,7 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=
     """
 
     def uniforms(step, count):
-        return np.stack(
-            [random_generator(seed, purpose, first + i, step).random(count, np.float32) for i in range(len(codes))]
-        )
+        return own_numbers(range(first, first + len(codes)), count, seed, purpose, step)
 
     conditions, shape = (columns["label"], columns["position"]), prior.uniforms_shape
     size = math.prod(shape)

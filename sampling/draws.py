@@ -181,6 +181,15 @@ def shard_of(count, part, parts):
     return (part - 1) * count // parts, part * count // parts
 
 
+def own_numbers(numbers, shape, seed, purpose, *more):
+    """Uniform numbers in [0, 1), (N, *shape) float32: those of image i depend on the seed, the purpose, i and ``more``.
+
+    Args:
+        numbers: N ints, of the images.
+    """
+    return np.stack([random_generator(seed, purpose, i, *more).random(shape, np.float32) for i in numbers])
+
+
 def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK, **draw):
     """Draw code grids block by block.
 
@@ -198,12 +207,7 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
     """
     end = len(label) if end is None else end
     for start in progress(range(first - first % block, end, block), desc="sampling", unit=" blocks", leave=None):
-        uniforms = np.stack(
-            [
-                random_generator(seed, purpose, i).random(prior.uniforms_shape, np.float32)
-                for i in range(start, start + block)
-            ]
-        )
+        uniforms = own_numbers(range(start, start + block), prior.uniforms_shape, seed, purpose)
         conditions = [
             np.pad(ids[start : start + block], (0, block - len(ids[start : start + block])), mode="edge")
             for ids in (label, position)

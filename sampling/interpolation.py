@@ -3,12 +3,12 @@
 import numpy as np
 from scipy.stats import norm
 
-from sampling.draws import choose_conditions, output_folder, sample_row
+from sampling.draws import choose_conditions, output_folder, own_numbers, sample_row
 from sampling.run import prior_bits
 from slices.frame import paste
 from slices.images import save_png
 from slices.sheets import image_sheet
-from utils import UserError, new_folder, random_generator, write_csv
+from utils import UserError, new_folder, write_csv
 
 
 def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
@@ -76,7 +76,7 @@ def turn(prior, steps, columns, seed):
         steps: (N,) float in [0, 1].
         columns: dict of label and position, (N,) int32 ids.
     """
-    ends = [random_generator(seed, "codes", i).random(prior.uniforms_shape, np.float32) for i in range(2)]
+    ends = own_numbers(range(2), prior.uniforms_shape, seed, "codes")
     normal = norm.ppf(np.clip(ends, 1e-7, 1 - 1e-7).astype(np.float64))  # (2, h, w)
     angles = steps[:, None, None] * np.pi / 2
     uniforms = norm.cdf(np.cos(angles) * normal[0] + np.sin(angles) * normal[1]).astype(np.float32)

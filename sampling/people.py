@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sampling.draws import BLOCK, NONE, check_block, check_draw, shard_of, wanted_conditions
+from sampling.draws import BLOCK, NONE, check_block, check_draw, own_numbers, shard_of, wanted_conditions
 from slices.index import condition_ids
 from slices.neighbours import NO_SLICE, ranks_told
 from utils import UserError, progress, random_generator
@@ -131,9 +131,7 @@ def draw_block(run, labels, start, seed, attempt=0, block=BLOCK, **draw):
     """
     shape = (run.num_positions, *run.prior.uniforms_shape)
     purpose = "people codes" + (f", attempt {attempt}" if attempt else "")
-    uniforms = np.stack(
-        [random_generator(seed, purpose, i).random(shape, np.float32) for i in range(start, start + block)]
-    )  # (block, S, *uniforms_shape)
+    uniforms = own_numbers(range(start, start + block), shape, seed, purpose)  # (block, S, *uniforms_shape)
     return draw_stack(run, np.pad(labels, (0, block - len(labels)), mode="edge"), uniforms, **draw)
 
 
