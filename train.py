@@ -192,6 +192,16 @@ def finish(config, folder, seconds):
         print(f"next: {shell('python', 'predict.py', '--run', run_name(folder))}")
 
 
+def some_crops(part, count, box):
+    """At most ``count`` slices of a part, evenly spaced, cut to the box: (N, box height, box width, 1) uint8."""
+    import numpy as np
+
+    from slices.frame import crop
+    from utils import evenly
+
+    return crop(part["images"][evenly(np.arange(len(part["images"])), count)], box)
+
+
 # ---- stage 1 ------------------------------------------------------------------------------------
 
 
@@ -200,19 +210,16 @@ def train_vqvae(team, config, folder, parts, box):
     import numpy as np
 
     from dataset import evaluation_batches
-    from slices.frame import crop
     from training.codebook import initialise_codebook
     from training.data import stage_batches, thinned
     from training.loop import Stage
     from training.optimisation import build_vqvae
     from training.steps import vqvae_step
-    from utils import evenly
 
     tf, train_part, validation = team.tf, parts["train"], thinned(parts["validation"])
     with team.strategy.scope():
         vqvae = build_vqvae(config, box, config["precision_resolved"])
-    first = evenly(np.arange(len(train_part["images"])), CODEBOOK_SLICES)
-    initialise_codebook(vqvae, crop(train_part["images"][first], box).astype("float32") / 255)
+    initialise_codebook(vqvae, some_crops(train_part, CODEBOOK_SLICES, box).astype("float32") / 255)
     encode, decode = tf.function(vqvae.encode), tf.function(vqvae.decode)
     batches = evaluation_batches(validation["images"], {}, EVALUATION_BATCH, box)
     originals = np.concatenate([batch["image"] for batch in batches])  # (N, h, w, 1)
@@ -250,13 +257,12 @@ def measure_sharpening(folder, train_part, box):
     """Write down how much weaker the detail of reconstructions is than that of training slices: sharpening.json."""
     import numpy as np
 
-    from slices.frame import crop, to_bytes
+    from slices.frame import to_bytes
     from training.folder import load_models
     from training.sharpening import fit_sharpening
-    from utils import evenly
 
     (vqvae,) = load_models(folder, prior=False)
-    originals = crop(train_part["images"][evenly(np.arange(len(train_part["images"])), SHARPENING_SLICES)], box)
+    originals = some_crops(train_part, SHARPENING_SLICES, box)
     starts = range(0, len(originals), EVALUATION_BATCH)
     blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
     reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
@@ -312,7 +318,6 @@ def train_prior(team, config, folder, parts, box):
     import numpy as np
 
     from dataset import evaluation_batches
-    from slices.frame import crop
     from training.data import stage_batches, thinned
     from training.folder import load_models
     from training.loop import Stage
@@ -320,15 +325,14 @@ def train_prior(team, config, folder, parts, box):
     from training.patterns import fit_patterns
     from training.sharpening import load_sharpening
     from training.steps import prior_step, with_codes
-    from utils import evenly, file_sha256
+    from utils import file_sha256
 
     tf, validation = team.tf, thinned(parts["validation"], config["prior_slices_below"])
     with team.strategy.scope():
         (vqvae,) = load_models(folder, prior=False)
         prior = build_prior(config, config["precision_resolved"], file_sha256(folder / "vqvae.keras"))
     if config["prior_levels"] == 2:
-        images = parts["train"]["images"]
-        fit_patterns(prior, vqvae, crop(images[evenly(np.arange(len(images)), PATTERN_SLICES)], box))
+        fit_patterns(prior, vqvae, some_crops(parts["train"], PATTERN_SLICES, box))
     bits_per_code = tf.function(prior.bits_per_code)
     held_out = [
         with_codes(vqvae, batch)

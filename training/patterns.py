@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 
+from training.packing import rounded
+
 BLOCKS = 32768  # at most, that patterns are fitted to
 
 
@@ -24,7 +26,7 @@ def fit_patterns(prior, vqvae, images, size=32):
     codes = np.concatenate(
         [np.asarray(vqvae.encode(images[i : i + size].astype("float32") / 255)) for i in starts]
     )  # (N, h, w)
-    prior.greys.assign(half(greys_of(codes, [np.asarray(vqvae.decode(codes[i : i + size])) for i in starts], prior)))
+    prior.greys.assign(stored(greys_of(codes, [np.asarray(vqvae.decode(codes[i : i + size])) for i in starts], prior)))
     blocks = np.concatenate([np.asarray(prior.blocks(codes[i : i + size])) for i in starts])  # (N, H, W, block²)
     blocks = blocks.reshape(-1, blocks.shape[-1])
     random = np.random.default_rng(prior.settings["seed"])
@@ -33,7 +35,7 @@ def fit_patterns(prior, vqvae, images, size=32):
     with threadpool_limits(1), warnings.catch_warnings():  # many threads add up in any order
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer blocks that differ than patterns: some are equal
         centres = fit.fit(blocks.astype(np.float64)).cluster_centers_  # (top codes, block²)
-    prior.patterns.assign(half(np.resize(centres, (prior.top_codes, blocks.shape[1]))).T)
+    prior.patterns.assign(stored(np.resize(centres, (prior.top_codes, blocks.shape[1]))).T)
 
 
 def greys_of(codes, images, prior):
@@ -50,6 +52,6 @@ def greys_of(codes, images, prior):
     return np.bincount(codes.ravel(), means, minlength=prior.num_codes) / np.maximum(count, 1)
 
 
-def half(values):
-    """Values as float16 holds them, float32: so they are stored, and a top code must be the same before and after."""
-    return values.astype(np.float16).astype(np.float32)
+def stored(values):
+    """Values as a .keras file will hold them, float32: a top code must be the same before and after."""
+    return rounded(values.astype(np.float32)).astype(np.float32)

@@ -17,6 +17,7 @@ from training.folder import CONFIG_FORMAT, check_data, find_beside, open_run, re
 from training.options import PRESETS, flag_of, names_of, preset_values, with_defaults
 from utils import UserError, check_folder, git_commit, new_folder, save_json, shell, version
 
+OUTCOMES = ("validation", "seconds", "shipped")  # what a config tells of its own run, and no other begins with
 PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pandas", "scikit-image")
 
 
@@ -110,9 +111,7 @@ def copied_config(source, stage, preset, options):
     check_data(folder, config)
     if stage != "prior":  # the new run lies elsewhere
         config["data"] = str(find_beside(folder, config["data"]))
-    for outcome in ("validation", "seconds", "shipped"):
-        config.pop(outcome, None)
-    return config
+    return {name: value for name, value in config.items() if name not in OUTCOMES}
 
 
 def config_for_refiner(folder, config, options):
@@ -130,9 +129,7 @@ def config_for_refiner(folder, config, options):
     if not config["refiner_steps"]:
         raise UserError("--stage refiner takes steps: give --refiner-steps")
     check_data(folder, config)
-    for outcome in ("validation", "seconds", "shipped"):
-        config.pop(outcome, None)
-    return config
+    return {name: value for name, value in config.items() if name not in OUTCOMES}
 
 
 def resumed_config(resume, options):
