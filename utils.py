@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -444,6 +443,17 @@ def check_folder(path):
         raise UserError(f"{path} {'is a file, not a folder' if os.path.exists(path) else 'does not exist'}")
 
 
+class TellVersion(argparse.Action):
+    """Prints the version and ends. argparse's own would have it read at every start."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options | {"nargs": 0, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser, *arguments):
+        print(version())
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are a UserError: one sentence, status 2, no usage dump.
 
@@ -457,7 +467,7 @@ class Parser(argparse.ArgumentParser):
             "usage": "python %(prog)s [flags]",
         } | options
         super().__init__(**options)
-        self.add_argument("--version", action="version", version=version(), help="tell the version of this code")
+        self.add_argument("--version", action=TellVersion, help="tell the version of this code")
         voice = self.add_mutually_exclusive_group()
         voice.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         voice.add_argument(
@@ -645,6 +655,8 @@ def number(kind, least=None, most=None):
 
 def version():
     """The version of this code, as its pyproject.toml tells it: "1.0.0"."""
+    import tomllib
+
     return tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
