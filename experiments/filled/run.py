@@ -18,7 +18,6 @@ SAMPLES = {  # key of a reference → its name, digits
     "patches": ("patch distance", 2),
     **{name: (name, 2) for name in ("precision", "recall", "density", "coverage", "diversity")},
 }
-ANATOMY = ("brain_area", "csf_fraction", "grey_fraction", "white_fraction", "ventricle_area", "asymmetry")
 
 
 def training_people(metrics):
@@ -143,7 +142,8 @@ def samples(files, run):
     sides = [files.metrics(run)["samples"][name] for name in REFERENCES]
     rows = [[name, *judged(sides, key, digits)] for key, (name, digits) in SAMPLES.items()]
     effects = [side["anatomy"] for side in sides]
-    rows += [[f"{name.replace('_', ' ')} (effect)", *judged(effects, f"{name}_effect", 2)] for name in ANATOMY]
+    names = [name for name in effects[0] if name.endswith("_effect")]
+    rows += [[name.replace("_effect", " (effect)").replace("_", " "), *judged(effects, name, 2)] for name in names]
     heads = [(f"against {against}", "a perfect prior", "verdict") for against, _ in REFERENCES.values()]
     return table(["", *heads[0], *heads[1]], rows)
 
