@@ -342,5 +342,5 @@ def test_the_commands_of_the_pages(tmp_path, monkeypatch, capsys):
             alone(whole, REFUSED.get(command))
         else:
             here(whole, capsys, REFUSED.get(command))
-    assert len(list((tmp_path / "runs" / "demo" / "samples").glob("*/sheet.png"))) == 5
-    assert (tmp_path / "people.png").is_file()
+    assert len(list((tmp_path / "runs" / "demo" / "samples").glob("*/sheet.png"))) == 2
+    assert (tmp_path / "contact_sheet.png").is_file()
