@@ -18,6 +18,7 @@ PATTERN_SLICES = 256  # training slices that the patterns of the prior's top cod
 EVALUATION_BATCH = 16
 SHARPENING_SLICES = 256  # training slices that it is fitted on
 DRAWN, DRAWN_TO_LOOK = 1024, 64  # grids of codes that are drawn for the refiner: to learn from, and to judge it by
+COHERENT, REAL = 4, 64  # people who are drawn, and training people, whose slices' coherence is compared
 
 
 def parse_flags(argv):
@@ -172,6 +173,8 @@ def train_stages(team, config, folder, parts):
             team.wait()
     config["finished"] = config["stages"]["prior"] == "finished"
     if team.chief:
+        if config["stages"].get("refiner") == "finished" and not (folder / "coherence.json").is_file():
+            measure_coherence(folder, parts["train"], box, config["seed"])
         models = load_models(folder, prior=config["finished"])
         config["validation"] = measure(models, parts["train"], parts["validation"], box, "validation")
     team.wait()
@@ -394,8 +397,10 @@ def train_refiner(team, config, folder, parts, box):
     from training.sharpening import load_sharpening
     from utils import file_sha256
 
-    if team.chief and not (folder / "sharpening.json").is_file():  # earlier versions measured none
-        measure_sharpening(folder, parts["train"], box)
+    if team.chief:
+        (folder / "coherence.json").unlink(missing_ok=True)  # it was another refiner's
+        if not (folder / "sharpening.json").is_file():  # earlier versions measured none
+            measure_sharpening(folder, parts["train"], box)
     team.wait()
     tf, models, sharpening = team.tf, load_models(folder), load_sharpening(folder / "sharpening.json")
     drawn, looked_at = (
@@ -453,6 +458,40 @@ def draw_images(models, sharpening, columns, count, seed, purpose):
     blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose)
     images = [sharpening.sharpen(to_bytes(vqvae.decode(codes).numpy())) for _, codes, _ in blocks]
     return np.concatenate(images)[: len(rows), ..., None]
+
+
+def measure_coherence(folder, train_part, box, seed):
+    """Write down what slices of drawn people, and of training people, have in common: coherence.json.
+
+    There is none where the prior is not told other slices, or no training person has a slice at every position.
+    """
+    import numpy as np
+
+    from sampling.draws import own_numbers
+    from sampling.people import draw_stack, is_told
+    from sampling.run import Run
+    from slices.frame import crop
+    from training.coherence import fit_coherence
+    from utils import evenly
+
+    run = Run(folder)
+    rows = whole_scans(train_part["slices"], run.num_positions)
+    if not (is_told(run) and len(rows)):
+        return
+    labels = train_part["columns"]["label"][evenly(rows, COHERENT)[:, 0]]
+    shape = (run.num_positions, *run.prior.uniforms_shape)
+    codes, _ = draw_stack(run, labels, own_numbers(range(len(labels)), shape, seed, "people of the coherence"))
+    drawn = np.stack([run.sharpened(run.decode_crops(person)) for person in codes])  # (P, S, H, W)
+    real = crop(train_part["images"][evenly(rows, REAL)], box)[..., 0]
+    fit_coherence(drawn, real).save(folder / "coherence.json")
+
+
+def whole_scans(slices, num_positions):
+    """The rows (P, num_positions) int of scans that have one slice at every position, the lowest first."""
+
+    table = slices.assign(row=range(len(slices))).sort_values(["scan", "position"])
+    whole = table.groupby("scan")["position"].transform(lambda of_scan: list(of_scan) == list(range(num_positions)))
+    return table["row"].to_numpy(int)[whole.to_numpy(bool)].reshape(-1, num_positions)
 
 
 def judge_refined(originals, refined):

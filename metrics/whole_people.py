@@ -164,8 +164,8 @@ def too_few(reference, population):
 def measure_people(run, cache, parts, split, threshold, seed):
     """The section stacks of metrics.json and None, or None and a sentence that says why there is none.
 
-    Drawn people are set against slices as they are shown, sharpened, and against reconstructions as their codes are
-    decoded; so are copies searched for.
+    Drawn people are set against slices as they are shown, sharpened and joined, and against reconstructions as their
+    codes are decoded; so are copies searched for.
 
     Args:
         run: sampling.run.Run.
@@ -184,7 +184,7 @@ def measure_people(run, cache, parts, split, threshold, seed):
     drawn = drawn_stacks(run, cache, np.concatenate([reference.label, more]), seed)
     result = {"people": len(own_rows), "slices": run.num_positions}
     for name, kind, shown in (
-        ("against_real", "crops", sharpened(run, drawn)),
+        ("against_real", "crops", as_shown(run, drawn)),
         ("against_reconstructions", "reconstructions", drawn.take(own_rows)),
     ):
         unseen, training = sides[kind]
@@ -223,9 +223,9 @@ def mixed_stacks(unseen, training, seed):
     return independent_stacks(together, seed).take(np.arange(len(unseen.person)))
 
 
-def sharpened(run, stacks):
-    """Stacks of drawn people as the run shows them; the same where it sharpens nothing."""
-    return replace(stacks, images=np.stack([run.sharpened(images) for images in stacks.images]))
+def as_shown(run, stacks):
+    """Stacks of drawn people, decoded, as the run shows them: sharpened and joined where it knows how."""
+    return replace(stacks, images=np.stack([run.joined(run.sharpened(images)) for images in stacks.images]))
 
 
 def drawn_stacks(run, cache, label, seed):

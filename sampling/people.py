@@ -117,7 +117,7 @@ def draw_people(run, labels, numbers, seed, attempt=0, block=BLOCK, **draw):
     start = numbers.start - numbers.start % block
     slots = slice(numbers.start - start, numbers.stop - start)
     codes, bits = draw_block(run, labels[start : start + block], start, seed, attempt, block, **draw)
-    images = np.stack([run.decode_drawn(person) for person in codes[slots]])  # (P, S, H, W)
+    images = np.stack([run.decode_person(person) for person in codes[slots]])  # (P, S, H, W)
     rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) | {"block": block} for i in numbers]
     return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
 

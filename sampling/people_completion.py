@@ -164,8 +164,7 @@ def completed_blocks(
         numbers = range(start, min(end, start + size))
         wanted = slice(max(first - start, 0), None)
         drawn, bits = complete_stacks(run, codes, label_id, numbers, seed, candidates, size, **draw)
-        images = np.stack([run.decode_drawn(person) for person in drawn[wanted]])  # (P, S, H, W)
-        images[:, list(known)] = np.stack(list(known.values()))
+        images = np.stack([run.decode_person(person, known) for person in drawn[wanted]])  # (P, S, H, W)
         rows = [
             person_row(run, i, seed, label_id, bits[i - start].sum())
             | {"person": f"completed{i:05d}", "given": spelled(known), "block": size}

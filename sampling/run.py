@@ -24,6 +24,7 @@ from slices.frame import Box, crop, paste, to_bytes
 from slices.images import load_blocks, load_images
 from slices.index import read_slices
 from slices.memory import check_cache
+from training.coherence import load_coherence
 from training.folder import check_data, find_beside, load_models, load_refiner, open_run, white_of
 from training.sharpening import load_sharpening
 from training.workers import start_tensorflow
@@ -63,7 +64,7 @@ class Run:
         stage: "prior", or "vqvae" where the VQ-VAE is all that is needed.
         data: the folder of the run's slices, where they have moved.
         cache: the folder for files of decoded slices, when memory is short for them (default: the run's own).
-        sharpen: whether what is drawn is given the strength of detail that slices have.
+        sharpen: whether what is drawn is given the detail that slices have, and people the coherence of theirs.
 
     Attributes:
         folder: Path.
@@ -92,6 +93,7 @@ class Run:
         check_cache(cache)
         self.cache = cache
         self.sharpening = load_sharpening(self.folder / "sharpening.json") if sharpen else None
+        self.coherence = load_coherence(self.folder / "coherence.json") if sharpen else None
 
     @cached_property
     def slices(self):
@@ -181,6 +183,26 @@ class Run:
     def decode_drawn(self, codes):
         """Codes (N, h, w) int that were drawn -> images (N, H, W) uint8 in the full frame, sharpened."""
         return paste(self.sharpened(self.decode_crops(codes, "samples"))[..., None], self.box, self.frame)[..., 0]
+
+    def decode_person(self, codes, given=None):
+        """Codes (S, h, w) int of a person who was drawn -> images (S, H, W) uint8 in the full frame.
+
+        Sharpened, and as coherent as the slices of people are.
+
+        Args:
+            given: dict of position → image (H, W) uint8 in the full frame, which stands there in the end.
+        """
+        crops, given = self.sharpened(self.decode_crops(codes, "samples")), given or {}
+        for position, image in given.items():
+            crops[position] = crop(image[..., None], self.box)[..., 0]
+        images = paste(self.joined(crops)[..., None], self.box, self.frame)[..., 0]
+        for position, image in given.items():
+            images[position] = image
+        return images
+
+    def joined(self, stack):
+        """The slices (S, box height, box width) uint8 of a drawn person, as coherent as people's where it is wanted."""
+        return self.coherence.join(stack) if self.coherence else stack
 
     def sharpened(self, images):
         """Images (N, box height, box width) uint8, sharpened and refined where the run knows how and it is wanted."""

@@ -132,7 +132,7 @@ def test_whoever_has_a_copied_slice_is_drawn_anew(run):
     people, rejected = draw_accepted(range(3), run, labels, 0, {}, is_copy)
     assert rejected == [0, 1, 0]
     assert np.array_equal(people.images[[0, 2]], first[[0, 2]]) and not is_copy(run.decode(people.codes[1])).any()
-    assert np.array_equal(run.decode_drawn(people.codes[1]), people.images[1])
+    assert np.array_equal(run.decode_person(people.codes[1]), people.images[1])
     assert not np.array_equal(people.images[1], first[1])
     assert float(people.rows[1]["log_likelihood_bits"]) == pytest.approx(people.bits[1].sum(), abs=1e-3)
     alone, _ = draw_accepted(range(1, 2), run, labels, 0, {}, is_copy)

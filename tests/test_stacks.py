@@ -275,7 +275,7 @@ def test_people_are_set_against_slices_as_they_are_shown_and_against_reconstruct
     measure_people(run, cache, load_parts(run, cache, "test"), "test", 0.1, 0)
     sharp, plain = seen  # three people, of whom one more teaches, and the two that are compared
     assert len(sharp) == 3 and len(plain) == 2 and not np.array_equal(sharp[:2], plain)
-    assert np.array_equal(sharp[:2], [run.sharpened(stack) for stack in plain])
+    assert np.array_equal(sharp[:2], [run.joined(run.sharpened(stack)) for stack in plain])
 
 
 def test_the_people_of_an_evaluation_are_those_that_are_drawn_of_the_labels(finished_run, tmp_path):

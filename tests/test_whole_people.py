@@ -36,7 +36,7 @@ def test_people_hold_together(run):
     assert people.images.shape == (3, 4, *run.frame) and people.images.dtype == np.uint8
     assert people.codes.shape == (3, 4, *run.code_grid) and people.bits.shape == (3, 4)
     assert people.label.tolist() == [2, 2, 2] and list(people.table["label"]) == ["NC"] * 3
-    assert np.array_equal(run.decode_drawn(people.codes[1]), people.images[1])
+    assert np.array_equal(run.decode_person(people.codes[1]), people.images[1])
     assert np.allclose(people.table["log_likelihood_bits"], people.bits.sum(axis=1), atol=1e-4)
     for position in range(4):
         assert np.allclose(bits_of(run, people, position), people.bits[:, position], atol=1e-3)

@@ -1,0 +1,98 @@
+"""Coherence: slices of drawn people get as much in common, frequency by frequency, as those of people."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sampling.run import Run
+from slices.frame import crop
+from train import whole_scans
+from training.coherence import RINGS, Coherence, correlations, fit_coherence, load_coherence, transport
+
+
+def make_stacks(kept, seed, people=24, slices=5):
+    """Stacks (P, S, H, W) uint8 of grey noise, each slice with this much of the one below."""
+    random = np.random.default_rng(seed)
+    stack = [random.standard_normal((people, 40, 48))]
+    for _ in range(slices - 1):
+        stack.append(kept * stack[-1] + np.sqrt(1 - kept**2) * random.standard_normal((people, 40, 48)))
+    return np.clip(128 + 25 * np.stack(stack, axis=1), 6, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return make_stacks(0.4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def coherence(drawn):
+    return fit_coherence(drawn, make_stacks(0.9, seed=1))
+
+
+def mean_correlations(stacks):
+    return np.mean([correlations(stack) for stack in stacks], axis=0)
+
+
+def test_correlations_are_those_the_stacks_were_made_with(drawn, coherence):
+    np.testing.assert_allclose(coherence.drawn[4:], np.tile(0.4 ** np.arange(5), (RINGS - 4, 1)), atol=0.08)
+    np.testing.assert_allclose(coherence.wanted[4:], np.tile(0.9 ** np.arange(5), (RINGS - 4, 1)), atol=0.08)
+    assert correlations(np.zeros((3, 40, 48), np.uint8)).shape == (RINGS, 3)  # of nothing: no division by nothing
+
+
+def test_others_who_are_joined_are_as_coherent_as_people(coherence):
+    others = make_stacks(0.4, seed=2)
+    joined = np.stack([coherence.join(stack) for stack in others])
+    assert joined.dtype == np.uint8 and joined.shape == others.shape
+    np.testing.assert_allclose(mean_correlations(joined)[4:], coherence.wanted[4:], atol=0.08)
+    contrasts = [stacks.std(axis=(2, 3)) for stacks in (joined, others)]
+    np.testing.assert_allclose(contrasts[0] / contrasts[1], 1, atol=0.1)  # the strength of each slice is its own
+
+
+def test_people_who_are_coherent_stay_and_so_does_black(drawn, coherence):
+    same = replace(coherence, drawn=coherence.wanted)
+    assert np.abs(same.join(drawn[0]).astype(int) - drawn[0]).max() <= 1
+    cut = np.where(np.arange(48) < 24, drawn[0], 3).astype(np.uint8)
+    assert (coherence.join(cut)[..., 24:] == 3).all() and not np.array_equal(coherence.join(cut), cut)
+    assert not coherence.join(np.zeros_like(cut)).any()
+
+
+def test_a_transport_takes_one_covariance_to_the_other():
+    from training.coherence import covariance
+
+    pair = 0.5 ** np.arange(4), np.array([1, 0.9, 0.7, 0.4])
+    change = transport(*pair)
+    np.testing.assert_allclose(change, change.T, atol=1e-9)
+    np.testing.assert_allclose(change @ covariance(pair[0]) @ change, covariance(pair[1]), atol=1e-6)
+    assert np.isfinite(transport(np.ones(4), pair[1])).all()  # where all slices are the same
+
+
+def test_saved_equals_loaded(coherence, tmp_path):
+    coherence.save(tmp_path / "coherence.json")
+    loaded = load_coherence(tmp_path / "coherence.json")
+    np.testing.assert_allclose([loaded.drawn, loaded.wanted], [coherence.drawn, coherence.wanted], atol=1e-5)
+    assert load_coherence(tmp_path / "none.json") is None
+
+
+# ---- of a run -----------------------------------------------------------------------------------
+
+
+def test_people_of_a_run_are_joined_and_single_slices_are_not(finished_run, slices_folder):
+    run, plain = Run(finished_run), Run(finished_run, sharpen=False)
+    assert plain.coherence is None and run.coherence.drawn.shape == (RINGS, run.num_positions)
+    run.coherence = Coherence(np.tile(0.2 ** np.arange(4), (RINGS, 1)), np.tile(0.9 ** np.arange(4), (RINGS, 1)))
+    (codes,) = run.sample_people(1).codes
+    shown, alone = run.decode_person(codes), run.decode_drawn(codes)
+    stack = crop(alone[..., None], run.box)[..., 0]
+    assert np.array_equal(crop(shown[..., None], run.box)[..., 0], run.coherence.join(stack))
+    assert not np.array_equal(shown, alone) and np.array_equal(run.sample_people(1).images[0], shown)
+    given = run.decode_person(codes, {1: shown[2]})
+    assert np.array_equal(given[1], shown[2]) and not np.array_equal(given[2], shown[2])
+    assert np.array_equal(plain.decode_person(codes), run.decode(codes))
+
+
+def test_scans_with_a_slice_at_every_position_are_whole():
+    slices = pd.DataFrame({"scan": [*"bbbaaaccd", "d"], "position": [2, 0, 1, 0, 1, 2, 0, 2, 1, 1]})
+    assert whole_scans(slices, 3).tolist() == [[3, 4, 5], [1, 2, 0]]
+    assert whole_scans(slices.iloc[6:], 3).shape == (0, 3)
