@@ -17,6 +17,7 @@ from keras import layers, ops
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
 LOG_2 = 0.6931471805599453
+SCORED = 8  # drawn grids whose likelihood is computed together
 TOP_WRONGLY_TOLD = 0.02  # share of the top codes that are random in training
 TOP_SEEDS = (256, 512 + 256, 512 + 257)  # beside the seed of a step: of the top level, and of what is wrongly told
 BLACK = 5 / 255  # what is no lighter is outside the brain, and is not refined
@@ -583,6 +584,7 @@ class Prior(keras.Model):
         mask=None,
         context=None,
         guidance=1.0,
+        scored=None,
     ):
         """Draw code grids, one row and one column at a time, each from cached features.
 
@@ -596,6 +598,8 @@ class Prior(keras.Model):
             guidance: classifier-free (Ho & Salimans 2022, arXiv:2207.12598): the logits drawn from are those without
                 label and position, and this many times what the two change in them. 1 is the model as it is, and
                 costs half as much.
+            scored: a slice of the batch, whose likelihood is wanted (default: all); where it costs a pass of its own
+                that of the others is NaN.
 
         It computes in float32 whatever the precision of training.
 
@@ -1161,10 +1165,17 @@ class TwoLevelPrior(Prior):
         )
         return codes, (of_codes, of_top)
 
-    def sample(self, uniforms, label, position, *arguments, context=None, **options):
+    def sample(self, uniforms, label, position, *arguments, context=None, scored=None, **options):
         """As ``Prior.sample``; the log-likelihood is that of the codes as they came out, and of their top codes."""
         codes, _ = super().sample(uniforms, label, position, *arguments, context=context, **options)
-        return codes, self._total(codes, label, position, context)
+        batch = codes.shape[0]
+        first, end, _ = (scored or slice(None)).indices(batch)
+        total = [tf.fill((min(SCORED, batch - start),), float("nan")) for start in range(0, batch, SCORED)]
+        for part in range(first // SCORED, -(-end // SCORED)):  # the same sums, whichever others are wanted
+            rows = slice(part * SCORED, (part + 1) * SCORED)
+            told = context and tuple(x[rows] for x in context)
+            total[part] = self._total(codes[rows], label[rows], position[rows], told)
+        return codes, tf.concat(total, axis=0)
 
     @tf.function
     def _total(self, codes, label, position, context):

@@ -360,7 +360,7 @@ def train_prior(team, config, folder, parts, box):
         return {"loss": (alone + told) / 2, "alone": alone, "told": told}
 
     def show():
-        codes, _ = prior.sample(uniforms, shown["label"], shown["position"])
+        codes, _ = prior.sample(uniforms, shown["label"], shown["position"], scored=slice(0))
         images, sharpening = vqvae.decode(codes), load_sharpening(folder / "sharpening.json")
         tf.summary.image("samples", sharpening.sharpen_tensor(images) if sharpening else images, max_outputs=8)
 
@@ -455,7 +455,7 @@ def draw_images(models, sharpening, columns, count, seed, purpose):
 
     vqvae, prior = models
     rows = evenly(np.arange(len(columns["label"])), count)
-    blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose)
+    blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose, scored=False)
     images = [sharpening.sharpen(to_bytes(vqvae.decode(codes).numpy())) for _, codes, _ in blocks]
     return np.concatenate(images)[: len(rows), ..., None]
 
@@ -480,7 +480,8 @@ def measure_coherence(folder, train_part, box, seed):
         return
     labels = train_part["columns"]["label"][evenly(rows, COHERENT)[:, 0]]
     shape = (run.num_positions, *run.prior.uniforms_shape)
-    codes, _ = draw_stack(run, labels, own_numbers(range(len(labels)), shape, seed, "people of the coherence"))
+    uniforms = own_numbers(range(len(labels)), shape, seed, "people of the coherence")
+    codes, _ = draw_stack(run, labels, uniforms, scored=slice(0))
     drawn = np.stack([run.sharpened(run.decode_crops(person)) for person in codes])  # (P, S, H, W)
     real = crop(train_part["images"][evenly(rows, REAL)], box)[..., 0]
     fit_coherence(drawn, real).save(folder / "coherence.json")

@@ -98,7 +98,7 @@ def measure_draws(run, draw, data=None, out=REDUCED / "draws.csv"):
 
 def drawn(run, reference, name, how):
     """Samples (N, H, W) uint8 with the labels and positions of an ImageSet, drawn in one of the ways of ``way``."""
-    blocks = draw_codes(run.prior, reference.label, reference.position + 1, 0, **how)
+    blocks = draw_codes(run.prior, reference.label, reference.position + 1, 0, scored=False, **how)
     crops = run.decode_crops(np.concatenate([codes for _, codes, _ in blocks])[: len(reference.images)])
     return crops if "no_sharpen" in name else run.sharpened(crops)
 

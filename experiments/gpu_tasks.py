@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.results import REDUCED, REPOSITORY
 from experiments.tasks import do_task
 from experiments.timings import PASSES, lasting, own_times, timed, trace
-from training.options import preset_values
+from training.options import preset_values, share_augmented
 from utils import load_json, run_script
 
 TINY_SIZES = {"frame": [60, 64], "crop_box": [0, 0, 56, 64], "code_grid": [14, 16]}  # of the preset smoke
@@ -226,7 +226,7 @@ def batches_of(config, stage, box):
         config["batch_size"],
         0,
         box,
-        augmented=config["augment"],
+        augmented=share_augmented(config, stage),
         flip=config["flip"],
         purpose=stage,
         whole_pixels=stage == "vqvae",

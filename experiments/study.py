@@ -28,6 +28,7 @@ SECOND = dict(
     image_size=(120, 128),
     downsample=8,
     prior_patch=1,
+    prior_augment=0.8,
     prior_levels=1,
     prior_slices_below=0,
     num_codes=512,

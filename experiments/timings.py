@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.tasks import do_task
 from training.folder import open_run
-from training.options import with_defaults
+from training.options import share_augmented, with_defaults
 from utils import run_script
 
 PASSES = 16
@@ -135,7 +135,7 @@ def batches_of(opened, stage):
         config["batch_size"],
         config["seed"],
         Box(*config["crop_box"]),
-        augmented=config["augment"],
+        augmented=share_augmented(config, stage),
         flip=config["flip"],
         purpose=stage,
         whole_pixels=stage == "vqvae",

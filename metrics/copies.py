@@ -191,7 +191,12 @@ def plant_copies(run, cache, training, seed, count=200):
         training.fingerprint,
         lambda: np.array(
             run.prior.sample(
-                uniforms, columns["label"], columns["position"], known=training.codes[rows], mask=~redrawn
+                uniforms,
+                columns["label"],
+                columns["position"],
+                known=training.codes[rows],
+                mask=~redrawn,
+                scored=slice(0),
             )[0]
         ),
     )

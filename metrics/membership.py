@@ -220,7 +220,8 @@ def complete(prior, target, slices, first, seed):
     for start in block_starts(len(slices), "completing", SAMPLE_BLOCK):
         block = np.resize(slices[start : start + SAMPLE_BLOCK], SAMPLE_BLOCK)
         conditions = [target.columns[name][block] for name in ("label", "position")]
-        codes, _ = prior.sample(uniforms, *conditions, PREFIX_TEMPERATURE, known=target.codes[block], mask=mask)
+        kept = {"known": target.codes[block], "mask": mask, "scored": slice(0)}
+        codes, _ = prior.sample(uniforms, *conditions, PREFIX_TEMPERATURE, **kept)
         blocks.append(np.asarray(codes, np.int32))
     return np.concatenate(blocks)[: len(slices)]
 

@@ -177,9 +177,8 @@ def sample_codes(run, cache, label, position, count, seed=0, **sampling):
 
     def compute():
         repeated = np.arange(-(-count // SAMPLE_BLOCK) * SAMPLE_BLOCK) % len(label)
-        blocks = draw_codes(
-            run.prior, label[repeated], position[repeated], seed, "evaluation codes", block=SAMPLE_BLOCK, **sampling
-        )
+        how = {"block": SAMPLE_BLOCK, "scored": False, **sampling}
+        blocks = draw_codes(run.prior, label[repeated], position[repeated], seed, "evaluation codes", **how)
         return np.concatenate([codes for _, codes, _ in blocks])[:count]
 
     conditions = hashlib.sha256(label.tobytes() + position.tobytes()).hexdigest()

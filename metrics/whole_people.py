@@ -233,7 +233,7 @@ def drawn_stacks(run, cache, label, seed):
 
     def compute():
         starts = range(0, len(label), BLOCK)
-        blocks = [draw_block(run, label[start : start + BLOCK], start, seed)[0] for start in starts]
+        blocks = [draw_block(run, label[start : start + BLOCK], start, seed, scored=slice(0))[0] for start in starts]
         return np.concatenate(blocks)[: len(label)]
 
     codes = cache.kept("people", hashlib.sha256(label.astype(np.int32).tobytes()).hexdigest(), compute)

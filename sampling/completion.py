@@ -106,7 +106,8 @@ def complete_codes(prior, codes, keep, columns, seed, purpose, first, tile_side=
 
     conditions, shape = (columns["label"], columns["position"]), prior.uniforms_shape
     size = math.prod(shape)
-    drawn, _ = prior.sample(uniforms(0, size).reshape(-1, *shape), *conditions, known=codes, mask=keep, **draw)
+    draw |= {"known": codes, "mask": keep, "scored": slice(0)}
+    drawn, _ = prior.sample(uniforms(0, size).reshape(-1, *shape), *conditions, **draw)
     unknown = ~keep & ~in_drawing_order(keep, prior.patch)[:, None, None]
     steps = list(gibbs_cells(unknown, tile_side)) if unknown.any() else []
     for step, cells in enumerate(progress(steps, desc="Gibbs sweeps", unit=" steps", leave=False), 1):

@@ -190,7 +190,7 @@ def own_numbers(numbers, shape, seed, purpose, *more):
     return np.stack([random_generator(seed, purpose, i, *more).random(shape, np.float32) for i in numbers])
 
 
-def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK, **draw):
+def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None, block=BLOCK, scored=True, **draw):
     """Draw code grids block by block.
 
     Blocks begin at multiples of ``block`` whatever ``first`` is, so that a grid always has the same slot, and the
@@ -200,10 +200,12 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
         label, position: (N,) int ids, 0 for none.
         seed, purpose: of the random numbers; grid i depends on them and on i alone.
         first, end: the first grid that is wanted and the one after the last (default: all N).
+        scored: whether their likelihood is wanted, too.
         draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
 
     Yields:
-        The number of the block's first grid, codes (block, h, w) int32, and their log-likelihood in bits, (block,).
+        The number of the block's first grid, codes (block, h, w) int32, and their log-likelihood in bits, (block,), of
+        those that are not wanted NaN.
     """
     end = len(label) if end is None else end
     for start in progress(range(first - first % block, end, block), desc="sampling", unit=" blocks", leave=None):
@@ -212,7 +214,8 @@ def draw_codes(prior, label, position, seed, purpose="codes", first=0, end=None,
             np.pad(ids[start : start + block], (0, block - len(ids[start : start + block])), mode="edge")
             for ids in (label, position)
         ]
-        codes, log_likelihood = prior.sample(uniforms, *conditions, **draw)
+        wanted = slice(max(first - start, 0), max(end - start, 0)) if scored else slice(0)
+        codes, log_likelihood = prior.sample(uniforms, *conditions, scored=wanted, **draw)
         yield start, np.asarray(codes), np.asarray(log_likelihood, float) / math.log(2)
 
 

@@ -80,7 +80,7 @@ def turn(prior, steps, columns, seed):
     normal = norm.ppf(np.clip(ends, 1e-7, 1 - 1e-7).astype(np.float64))  # (2, h, w)
     angles = steps[:, None, None] * np.pi / 2
     uniforms = norm.cdf(np.cos(angles) * normal[0] + np.sin(angles) * normal[1]).astype(np.float32)
-    return np.asarray(prior.sample(uniforms, columns["label"], columns["position"])[0])
+    return np.asarray(prior.sample(uniforms, columns["label"], columns["position"], scored=slice(0))[0])
 
 
 def mix(quantizer, steps, first, last):

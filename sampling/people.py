@@ -116,7 +116,7 @@ def draw_people(run, labels, numbers, seed, attempt=0, block=BLOCK, **draw):
     """
     start = numbers.start - numbers.start % block
     slots = slice(numbers.start - start, numbers.stop - start)
-    codes, bits = draw_block(run, labels[start : start + block], start, seed, attempt, block, **draw)
+    codes, bits = draw_block(run, labels[start : start + block], start, seed, attempt, block, scored=slots, **draw)
     images = np.stack([run.decode_person(person) for person in codes[slots]])  # (P, S, H, W)
     rows = [person_row(run, i, seed, labels[i], bits[i - start].sum()) | {"block": block} for i in numbers]
     return People(images, codes[slots], bits[slots], labels[numbers.start : numbers.stop], rows)
@@ -142,7 +142,7 @@ def draw_stack(run, labels, uniforms, **draw):
         run: Run.
         labels: (B,) int32 ids.
         uniforms: (B, S, *uniforms_shape) float32 in [0, 1).
-        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``.
+        draw: temperature, top_k, top_p, guidance: as in ``Run.sample``; scored: as in ``Prior.sample``.
 
     Returns:
         codes (B, S, h, w) int32 and the log-likelihood of each in bits, (B, S) float.

@@ -98,6 +98,7 @@ def test_help_tells_what_an_option_is_in_each_preset(capsys):
 def test_a_config_of_an_older_run_gets_what_it_lacks():
     assert with_defaults({"num_codes": 7}) == preset_values("default") | {
         "prior_patch": 1,
+        "prior_augment": 0.8,
         "prior_levels": 1,
         "prior_slices_below": 0,
         "prior_convolution": "dilated",

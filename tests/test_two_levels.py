@@ -75,6 +75,20 @@ def test_sampling_computes_the_same_likelihood_along_the_way(has_context, prior,
     assert np.allclose(log_likelihood, expected, atol=1e-3)
 
 
+def test_the_likelihood_of_the_wanted_is_the_same_whichever_others_are_wanted(prior):
+    uniforms = np.random.default_rng(0).random((20, *prior.uniforms_shape)).astype(np.float32)
+
+    def scored(rows):
+        return prior.sample(uniforms, ids(20), ids(20), scored=rows)
+
+    codes, every = scored(None)
+    assert np.isfinite(every).all()
+    for rows in (slice(3, 5), slice(9, 17), slice(18, 20), slice(20)):
+        again, some = scored(rows)
+        assert np.array_equal(again, codes) and np.array_equal(some[rows], every[rows])
+    assert np.isnan(scored(slice(0))[1]).all() and np.isnan(scored(slice(9, 12))[1][:8]).all()
+
+
 def test_a_draw_depends_on_its_own_numbers_and_on_those_of_both_levels(prior):
     assert prior.uniforms_shape == (7, 4)  # 5 rows of codes; 6 top codes take two rows more
     uniforms = np.random.default_rng(0).random((3, *prior.uniforms_shape)).astype(np.float32)

@@ -14,6 +14,7 @@ from slices.names import are_image_ids
 from slices.neighbours import slices_below
 from slices.splits import split_by_subject, warn_of_leakage
 from training.folder import white_of
+from training.options import share_augmented
 from utils import UserError, evenly, load_json
 
 SMALLEST_BOX = 11  # pixels: the window of SSIM
@@ -190,7 +191,7 @@ def stage_batches(team, config, train, box, purpose):
             config["seed"],
             box,
             first,
-            config["augment"],
+            share_augmented(config, purpose),
             config["flip"],
             purpose,
             parts,

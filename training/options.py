@@ -120,7 +120,12 @@ class Options:
         of_vqvae=True,
     )
     augment: float = option(
-        0.8, "share of training slices that are augmented", DATA, within=(0, 1), metavar="SHARE", paper=0.0
+        0.8,
+        "share of slices that the VQ-VAE sees moved and brightened",
+        DATA,
+        within=(0, 1),
+        metavar="SHARE",
+        paper=0.0,
     )
     flip: bool = option(False, "augment by left-right flips too (they erase laterality)", DATA)
 
@@ -276,6 +281,15 @@ class Options:
         older="dilated",
         smoke="dilated",
     )
+    prior_augment: float = option(
+        1.0,
+        "the same for the prior, turned and scaled, too: slices as they are would be learnt by heart",
+        PRIOR,
+        within=(0, 1),
+        metavar="SHARE",
+        older=0.8,
+        paper=0.0,
+    )
     prior_dropout: float = option(
         0.2,
         "share of channels dropped in training",
@@ -349,6 +363,11 @@ def with_defaults(config):
     """A config with the options that older runs lack, as the preset default has them."""
     older = {name: each.metadata["older"] for name, each in OPTIONS.items() if each.metadata["older"] is not None}
     return preset_values("default") | older | config
+
+
+def share_augmented(config, stage):
+    """The share of slices that a stage, "vqvae" or "prior", sees augmented."""
+    return config["prior_augment" if stage == "prior" else "augment"]
 
 
 def names_of(**what):
