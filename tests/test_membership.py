@@ -30,7 +30,7 @@ class FakePrior:
         by_heart = tf.reduce_any(same, axis=1) & (label > 0) & (position > 0)
         return tf.where(by_heart[:, None, None], 0.0, tf.fill(tf.shape(codes), -3.0))
 
-    def sample(self, uniforms, label, position, temperature, known, mask):
+    def sample(self, uniforms, label, position, temperature, known, mask, **options):
         self.batches.append(len(uniforms))
         codes = np.where(mask, known, 10**6 + (1000 * uniforms).astype(int))  # of no grid
         for codes_i, mask_i in zip(codes, mask, strict=True):
