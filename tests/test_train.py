@@ -70,7 +70,7 @@ def test_the_same_command_gives_the_same_weights_and_stages_apart_give_those_of_
     train.main(["--data", str(slices_folder), "--run", str(again), "--stage", "vqvae", *TINY])
     assert (again / "vqvae.keras").read_bytes() == (finished_run / "vqvae.keras").read_bytes()
     assert json.loads((again / "config.json").read_text())["finished"] is False
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="prior of the run .* is not finished: train it with .* --stage prior --run"):
         predict.main(["--run", str(again)])
     train.main(["--run", str(again), "--stage", "prior"])
     assert (again / "prior.keras").read_bytes() == (finished_run / "prior.keras").read_bytes()

@@ -199,8 +199,15 @@ def open_run(name=None, stage="prior"):
         raise UserError(f"there is no run at {folder}: train one with {shell('python', 'train.py', '--run', name)}")
     config = read_config(folder)
     if not done(config):
-        raise UserError(f"the {stage} of the run {folder} is not finished: train it, or choose another with --run")
+        raise UserError(f"the {stage} of the run {folder} is not finished: {_to_finish(folder, config, stage)}")
     return folder, config
+
+
+def _to_finish(folder, config, stage):
+    """How a stage of a run comes to be finished, in words."""
+    if config["stages"][stage] == "wanted":
+        return f"go on with {shell('python', 'train.py', '--resume', folder)}, or choose another run with --run"
+    return f"train it with {shell('python', 'train.py', '--stage', stage, '--run', folder)}"
 
 
 def shipped_run():
