@@ -16,7 +16,7 @@ from slices.images import load_images
 from slices.index import find_slices
 from slices.names import ids_of
 from slices.tables import read_search
-from utils import UserError, random_generator
+from utils import UserError, counted, random_generator
 
 PLANTED = 200  # copies that the search must find
 
@@ -56,7 +56,7 @@ def load_folders(real, generated, train=None, cache=None):
     shared = people["real"] & people["train"] if train else ()
     if shared:
         raise UserError(
-            f"{real} and {train} share {len(shared)} people, such as {min(shared)}: "
+            f"{real} and {train} share {counted(len(shared), 'person')}, such as {min(shared)}: "
             "nothing unseen would be left to compare with"
         )
     return loaded
@@ -102,6 +102,7 @@ def folder_sets(loaded, seed, num_samples, notes):
     candidates, training = images["generated"], images.get("train")
     count = len(candidates.images)
     reference = images["real"].take(people_that_fit(images["real"], min(SET_SLICES, count), seed))
+    tell_who_is_left_out(images["real"].person, reference.person, count, notes)
     if len(reference.images) > count:
         raise UserError(f"{loaded['generated']['folder']} holds too few images ({count}) to stand for two people")
     if training is None:
@@ -129,6 +130,19 @@ def folder_sets(loaded, seed, num_samples, notes):
         labels=labels_of(loaded),
         all_samples=everyone.take(even_draw(everyone.label, max(num_samples, len(rows)), seed)),
     )
+
+
+def tell_who_is_left_out(people, chosen, count, notes):
+    """Add to the notes that fewer people are compared than there are, for so few images, or for SET_SLICES.
+
+    Args:
+        people, chosen: (N,) str, whose each real slice is: of all, and of those compared.
+        count: int, of the generated images.
+    """
+    total, kept = len(np.unique(people)), len(np.unique(chosen))
+    if kept < total:
+        limit = f"{count} images stand for no more" if count < SET_SLICES else f"{SET_SLICES} slices are enough"
+        notes.append(f"{kept} of {total} real people are compared: {limit}")
 
 
 def people_that_fit(images, limit, seed):
@@ -175,7 +189,8 @@ def image_sets(loaded, notes):
     )
     for known, what in ((label_known, "labels"), (position_known, "positions")):
         if not known:
-            notes.append(f"the {what} of the generated images are unknown: they are not used on any side")
+            why = "unknown, or one for all of them" if what == "positions" else "unknown"
+            notes.append(f"the {what} of the generated images are {why}: they are not used on any side")
     people = loaded.get("train", loaded["real"])
     box = brain_crop(people["brain_boxes"], people["images"].shape[1:3], 8)
 

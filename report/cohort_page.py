@@ -45,8 +45,8 @@ def readme_lines(run, settings, rows, told):
         "- labels are as common as among the training people, and every fifth person is of test",
         agreement,
         copies,
-        f"- seed {settings['seed']}, temperature {settings['temperature']:g}, commit {git_commit()}; settings are in "
-        "`cohort.json`",
+        f"- seed {settings['seed']}, temperature {settings['temperature']:g}, commit {git_commit() or 'unknown'}; "
+        "settings are in `cohort.json`",
         "- simulated people trained the model: nothing about disease follows from them"
         if run.config["simulated"]
         else "- slices of real people trained the model: this data set falls under the terms of their data",

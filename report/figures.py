@@ -111,7 +111,7 @@ def draw_run_figures(folder, pictures, run_folder):
     plot(folder / "codebook.png", lambda axes: codebook_use(axes, pictures["code_counts"]), (5, 3))
     return [
         ("bits_map.png", "Mean bits per code over the grid: where the prior is surprised.", False),
-        ("learning_curves.png", "Learning curves of both stages.", False),
+        ("learning_curves.png", "Learning curves of the VQ-VAE and of the prior.", False),
         ("codebook.png", "How often each code is used by unseen people, sorted.", False),
     ]
 
@@ -171,7 +171,7 @@ def side_by_side_figure(path, sets, columns=8, most_labels=3, rows_per_label=2):
     return (
         path.name,
         "Would you take them for real? Samples, and real slices of unseen people at the same labels and positions, the "
-        "first by number: nothing is chosen.",
+        "first by number: nothing is chosen. Black: the split has no further slice there.",
         True,
     )
 

@@ -28,7 +28,7 @@ def verdict_on(attacks, of):
     sure = {name: one for name, one in attacks.items() if one["p"] * len(attacks) < SURE}
     name = strongest(sure or attacks, of)
     one = attacks[name]
-    found = f"({name}, AUC {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}])"
+    found = f"({name.replace('_', ' ')}, AUC {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}])"
     if sure:
         odds = f"1 false alarm in {1 / one['false_alarm']:.0f}"
         return f"{100 * one['told']:.0f} % of training people are told at {odds} {found}"

@@ -119,7 +119,7 @@ def training_lines(config):
         "",
         f"- preset {config['preset']}, {config['vqvae_steps']:,} and {config['prior_steps']:,} "
         f"steps of {config['batch_size']} slices at most, seed {config['seed']}, {config['precision_resolved']}",
-        f"- commit {config.get('git_commit')}; "
+        f"- commit {config.get('git_commit') or 'unknown'}; "
         + ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
         "- the weights kept are those of the least loss on validation people",
         "",

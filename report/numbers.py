@@ -266,8 +266,8 @@ def print_summary(metrics):
     rows = summary_rows(metrics)
     for group in (*REFERENCES, None):
         found = [row for row in rows if (row.section if row.section in REFERENCES else None) == group]
-        if group and found:
-            print(f"  against {REFERENCES[group][0]}:")
+        if found:
+            print(f"  against {REFERENCES[group][0]}:" if group else "  and besides:")
         for row in found:
             print(f"    {row.name:30} {row.value:28}{null_in_words(row)}{f'  {row.verdict}' if row.verdict else ''}")
     if "memorisation" in metrics:

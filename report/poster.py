@@ -98,9 +98,7 @@ def list_numbers(axes, folder):
         return
     metrics = load_json(folder / "metrics.json")
     rows = [row for row in summary_rows(metrics) if row.section != "against_reconstructions"]
-    axes.set_title(
-        f"Measured on {metrics['people']} {metrics['split']} people, samples against real slices (red: told apart)"
-    )
+    axes.set_title(f"{metrics['people']} {metrics['split']} people, samples against real slices (red: told apart)")
     nulls = [row.perfect_prior if row.against else row.other_people for row in rows]
     lines = [(row.name, row.value, null, row.is_red) for row, null in zip(rows, nulls, strict=True)]
     for i, (name, value, null, is_red) in enumerate([("", "value [95 %]", "a perfect prior", False), *lines]):

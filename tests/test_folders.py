@@ -42,6 +42,17 @@ def test_the_reference_is_whole_people_of_every_label_in_proportion(seed):
     assert people != {f"p{i:02d}" for i in range(12)}
 
 
+def test_it_is_noted_how_many_real_people_so_few_images_leave():
+    everyone, notes = np.repeat(["a", "b", "c"], 4), []
+    folders.tell_who_is_left_out(everyone, everyone, 12, notes)
+    folders.tell_who_is_left_out(everyone, everyone[:8], 9, notes)
+    folders.tell_who_is_left_out(everyone, everyone[:8], 1500, notes)
+    assert notes == [
+        "2 of 3 real people are compared: 9 images stand for no more",
+        "2 of 3 real people are compared: 1000 slices are enough",
+    ]
+
+
 def test_who_does_not_fit_is_passed_over_and_two_people_are_the_least():
     images = people_of([9, 9, 2], [1, 1, 1])
     assert folders.people_that_fit(images, 20, 0).all()
