@@ -226,7 +226,7 @@ def cohort_flags(parser):
 
 
 def reconstruct_flags(parser):
-    parser.add_argument("images", metavar="DIR", help="a folder of PNG or JPEG files, of any size")
+    parser.add_argument("images", metavar="SLICES", help="a folder of PNG or JPEG files, or one file, of any size")
     add_run(parser, "reconstruct-<time>", seed=None)
 
 
@@ -246,7 +246,7 @@ def complete_flags(parser):
 
 
 def score_flags(parser):
-    parser.add_argument("images", metavar="DIR", help="a folder of PNG or JPEG files, of any size")
+    parser.add_argument("images", metavar="SLICES", help="a folder of PNG or JPEG files, or one file, of any size")
     parser.add_argument("--heal", action="store_true", help="draw the least likely codes anew")
     add_run(parser, "score-<time>", data=True, seed="of --heal")
     add_conditions(parser, "what slices.csv says")

@@ -130,6 +130,11 @@ def warn(sentence):
     print(f"{coloured('warning:', YELLOW, sys.stderr)} {sentence}", file=sys.stderr)
 
 
+def counted(count, what):
+    """A count with its noun: 1 image, 2 images; 1 person, 2 people."""
+    return f"{count} {what if count == 1 else {'person': 'people'}.get(what, f'{what}s')}"
+
+
 def shell(*words):
     """Words as one command that a shell can be given, quoted where they need it."""
     return shlex.join(map(str, words))

@@ -16,6 +16,7 @@ from utils import (
     Interrupted,
     Terminated,
     UserError,
+    counted,
     file_sha256,
     load_json,
     making_folder,
@@ -86,7 +87,7 @@ def write_cohort(run, out, num_people=400, seed=0, shard=(1, 1), reject_copies=F
             return out
         finish(out, run, settings, rows)
     say_whether_told(run)
-    print(f"{num_people} people in {out}, of whom {out / 'README.md'} tells")
+    print(f"{counted(num_people, 'person')} in {out}, of whom {out / 'README.md'} tells")
     print(f"next: {shell('python', 'dataset.py', 'check', '--data', out)}")
     return out
 

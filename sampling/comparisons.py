@@ -6,7 +6,7 @@ from sampling.draws import PLAIN, check_block, check_draw, choose_conditions, ou
 from slices.frame import crop
 from slices.images import save_animation, save_png
 from slices.sheets import image_sheet
-from utils import UserError, evenly, new_folder, progress, write_csv
+from utils import UserError, counted, evenly, new_folder, progress, write_csv
 
 NUM_IMAGES = {"label": 8, "position": 4, "temperature": 8}
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
@@ -58,7 +58,7 @@ def vary(run, what, num_images=None, label=None, position=None, seed=0, out=None
         if what == "position":
             animate(unfinished / "sweep.gif", crops, list(variants), title)
     shown = [out / "sheet.png", *([out / "sweep.gif"] if what == "position" else [])]
-    print(f"{len(rows)} images; {title}: {', '.join(map(str, shown))}")
+    print(f"{counted(len(rows), 'image')}; {title}: {', '.join(map(str, shown))}")
     return out
 
 

@@ -11,7 +11,7 @@ from slices import frame
 from slices.images import load_mask, save_png
 from slices.index import condition_ids
 from slices.sheets import image_sheet, number_sheet
-from utils import UserError, new_folder, progress, write_csv
+from utils import UserError, counted, new_folder, progress, write_csv
 
 CHAINS, CANDIDATES = 8, 4  # grids completed side by side, always, and candidates for each: 32 in all
 WHOLE_STEPS, SWEEPS, TILE = 8, 4, 4  # of masked Gibbs sweeps: steps that redraw everything, then sweeps of tiles
@@ -180,7 +180,7 @@ def complete(run, slice, keep="top", num_images=8, label=None, position=None, se
             f"{num_images} completions by {run.name}, {how}: of the model, not of people",
             frame.crop(np.concatenate([original.images, seen, reconstruction, images]), run.box),
         )
-    print(f"{num_images} completions, {how}: {out / 'alternatives.png'}, {out / 'spread.png'}")
+    print(f"{counted(num_images, 'completion')}, {how}: {out / 'alternatives.png'}, {out / 'spread.png'}")
     return out
 
 

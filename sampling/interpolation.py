@@ -8,7 +8,7 @@ from sampling.run import prior_bits
 from slices.frame import paste
 from slices.images import save_png
 from slices.sheets import image_sheet
-from utils import UserError, new_folder, write_csv
+from utils import UserError, counted, new_folder, write_csv
 
 
 def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
@@ -65,7 +65,7 @@ def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
             captions,
             title,
         )
-    print(f"{len(rows)} images; {title}: {out / 'sheet.png'}")
+    print(f"{counted(len(rows), 'image')}; {title}: {out / 'sheet.png'}")
     return out
 
 

@@ -9,7 +9,7 @@ from sampling.draws import check_block, look_up, names_in_run, say_outside, shar
 from sampling.people import People, check_people, draw_slice, is_told, join_people, person_row
 from slices.frame import outside
 from slices.index import find_slices
-from utils import UserError, check_folder, progress, random_generator
+from utils import UserError, check_folder, counted, progress, random_generator
 
 CANDIDATES = 8  # for the slices between two given ones
 
@@ -45,7 +45,9 @@ def read_given(run, paths, positions=None, label=None):
         raise UserError(f"{len(files) - len(loaded.images)} of the {len(files)} given slices cannot be used")
     say_outside(outside(loaded.brain_boxes, run.box))
     check_positions(run, places)
-    print(f"{len(files)} slices are given, at positions {spelled(places)} of 0 to {run.num_positions - 1} ({how})")
+    print(
+        f"{counted(len(files), 'slice')} given, at positions {spelled(places)} of 0 to {run.num_positions - 1} ({how})"
+    )
     return dict(zip(places, loaded.images[..., 0], strict=True)), known["label"].iloc[0]
 
 
@@ -86,7 +88,10 @@ def place(run, root, scan, rows, positions=None):
     wanted = run.num_positions
     if positions is not None:
         if len(positions) != len(rows):
-            raise UserError(f"--positions has {len(positions)} numbers for {len(rows)} slices: give one for each")
+            raise UserError(
+                f"--positions has {counted(len(positions), 'number')} for {counted(len(rows), 'slice')}: give "
+                "one for each"
+            )
         return list(positions), "--positions"
     names = names_in_run(run, [root / path for path in scan["path"].iloc[rows]])
     known = run.slices.set_index("path")["position"].reindex(names)

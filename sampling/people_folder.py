@@ -9,7 +9,7 @@ from slices.frame import crop
 from slices.images import save_nifti, save_png
 from slices.sheets import image_sheet
 from slices.views import coronal_views, sagittal_views, stacked
-from utils import UserError, new_folder, warn, write_csv
+from utils import UserError, counted, new_folder, warn, write_csv
 
 SHOWN = 8  # people on the sheets
 COLUMNS = 10  # slices per row of the montages
@@ -75,7 +75,7 @@ def write_people(
         montage_sheet(unfinished / f"{SHEET}.png", montages, rows, title)
         save_png(unfinished / f"{SHEET}_views.png", stacked(views))
     say_whether_told(run)
-    print(f"{len(rows)} people of {run.num_positions} slices: {out / f'{SHEET}.png'}, {out / 'people.csv'}")
+    print(f"{counted(len(rows), 'person')} of {run.num_positions} slices: {out / f'{SHEET}.png'}, {out / 'people.csv'}")
     return out
 
 

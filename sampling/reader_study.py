@@ -86,7 +86,7 @@ def reader_score(answers):
     for truth in ("real", "sampled"):
         print(f"{truth} slices told: {proportion(right[table['truth'] == truth])}")
     print(
-        f"{len(key) - len(table)} of {len(key)} images were not answered; intervals are Wilson's, 95 %, and take "
+        f"{len(key) - len(table)} of {len(key)} images not answered; intervals are Wilson's, 95 %, and take "
         "the answers for independent"
     )
     return table

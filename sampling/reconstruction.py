@@ -9,19 +9,19 @@ from metrics.people import mean_by_person, value_of
 from sampling.draws import output_folder, say_outside
 from slices.frame import crop, outside
 from slices.images import save_png
-from slices.index import find_slices
+from slices.index import given_slices
 from slices.sheets import image_sheet
-from utils import evenly, new_folder, write_csv
+from utils import counted, evenly, new_folder, write_csv
 
 COLUMNS = 8  # images on the sheet
 
 
 def reconstruct(run, images, out=None):
-    """Write originals, reconstructions and differences of a folder's images, reconstructions.csv and sheet.png.
+    """Write originals, reconstructions and differences of given images, reconstructions.csv and sheet.png.
 
     Args:
         run: Run; its VQ-VAE is enough.
-        images: a folder of PNG or JPEG files, of any size: they are brought into the run's frame.
+        images: a folder of PNG or JPEG files, or one such file, of any size: they are brought into the run's frame.
         out: a new folder (default: <run>/samples/reconstruct-<time>).
 
     Returns:
@@ -30,10 +30,10 @@ def reconstruct(run, images, out=None):
     Raises:
         UserError: the folder holds no readable image.
     """
-    slices = find_slices(images, run.config["subject_pattern"], run.config["metadata"])
+    folder, slices = given_slices(images, run.config["subject_pattern"], run.config["metadata"])
     out = output_folder(out, run, "reconstruct-{time}")
     with new_folder(out) as unfinished:
-        loaded = run.load(images, slices["path"])
+        loaded = run.load(folder, slices["path"])
         slices = slices[loaded.usable].reset_index(drop=True)
         outside_box = outside(loaded.brain_boxes, run.box)
         reconstructions = run.decode(run.encode(loaded.images))[..., None]  # (N, H, W, 1)
@@ -79,6 +79,6 @@ def say_means(rows, subjects):
     metrics = [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
     means = {key: value_of(value) for key, value in mean_by_person(metrics, subjects).items()}
     print(
-        f"{len(rows)} images of {subjects.nunique()} people; means over people: "
+        f"{counted(len(rows), 'image')} of {counted(subjects.nunique(), 'person')}; means over people: "
         + ", ".join(f"{key} {value:.4g}" for key, value in means.items() if value is not None)
     )

@@ -9,7 +9,7 @@ from slices.frame import crop
 from slices.images import save_nifti, save_png
 from slices.sheets import image_sheet
 from training.folder import run_name
-from utils import UserError, new_folder, shell, write_csv
+from utils import UserError, counted, new_folder, shell, write_csv
 
 COLUMNS = 8  # images per row of the sheet
 SHOWN = 64  # on the sheet
@@ -61,7 +61,7 @@ def write_samples(
             captions=[f"{row['label']}, {row['position']}" for row in rows[: len(shown)]],
             title=f"samples of {run.name} (label, position)",
         )
-    print(f"{len(rows)} samples: {out / 'sheet.png'}, {out / 'samples.csv'}")
+    print(f"{counted(len(rows), 'sample')}: {out / 'sheet.png'}, {out / 'samples.csv'}")
     words = ("evaluate.py",) if run.data.is_dir() else ("predict.py", "people")
     print(f"next: {shell('python', *words, '--run', run_name(run.folder))}")
     return out

@@ -12,19 +12,19 @@ from sampling.draws import NONE, look_up, output_folder, say_outside
 from sampling.run import prior_bits
 from slices import frame
 from slices.images import save_png
-from slices.index import condition_ids, find_slices
+from slices.index import condition_ids, given_slices
 from slices.sheets import around_black, number_sheet
-from utils import UserError, new_folder, progress, write_csv
+from utils import UserError, counted, new_folder, progress, write_csv
 
 UNLIKELY = 3.0  # standard deviations from which on a code is unlikely, and drawn anew in healing
 
 
 def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
-    """Write scores.csv and a map of every image in a folder, and the images without unlikely codes.
+    """Write scores.csv and a map of every image given, and the images without unlikely codes.
 
     Args:
         run: Run, whose slices must be there: those of validation people say what is usual.
-        images: a folder of PNG or JPEG files, of any size.
+        images: a folder of PNG or JPEG files, of any size, or one such file.
         heal: draw the unlikely codes anew and write what that changes.
         label, position: of all images, as in ``Run.bits`` (default: what slices.csv says of each).
         seed: int from 0, of healing.
@@ -36,9 +36,9 @@ def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
     Raises:
         UserError: no readable image, the run's slices are not there, or fewer than two validation people are.
     """
-    files, validation = find_slices(images, run.config["subject_pattern"]), load_validation(run)
-    loaded = run.load(images, files["path"])
-    known = look_up(run, [Path(images) / path for path in loaded.paths], label, position)
+    (folder, files), validation = given_slices(images, run.config["subject_pattern"]), load_validation(run)
+    loaded = run.load(folder, files["path"])
+    known = look_up(run, [folder / path for path in loaded.paths], label, position)
     outside_box = frame.outside(loaded.brain_boxes, run.box)
     say_outside(outside_box)
     out = output_folder(out, run, "score-{time}")
@@ -65,7 +65,7 @@ def score(run, images, heal=False, label=None, position=None, seed=0, out=None):
             if heal:
                 save_png(f"{stem}_healed.png", frame.paste(healed[i][..., None], run.box, run.frame))
         write_csv(unfinished / "scores.csv", rows)
-    print(f"{len(rows)} maps of improbable codes, which are no diagnosis: {out / 'scores.csv'}, {out}/*_map.png")
+    print(f"{counted(len(rows), 'map')} of improbable codes, no diagnosis: {out / 'scores.csv'}, {out}/*_map.png")
     return out
 
 

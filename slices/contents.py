@@ -3,7 +3,7 @@
 import numpy as np
 
 from slices.images import first_of
-from utils import UserError, warn
+from utils import UserError, counted, warn
 
 
 def check_contents(data, slices, loaded):
@@ -35,6 +35,7 @@ def check_contents(data, slices, loaded):
         warn("nobody is left for validation, without whom nothing is trained: at least one label needs two people")
     if loaded.turned:
         print(f"{loaded.turned} of {len(slices)} files are turned, as their EXIF orientation says")
+    _warn_of_repeats(slices, loaded, without)
     _warn(loaded, without, "show no brain, nothing but black or specks, and are used all the same")
     _warn(
         loaded,
@@ -42,6 +43,20 @@ def check_contents(data, slices, loaded):
         "are bright up to all four edges, so that the whole of each counts as brain; where that is a white "
         "background, make it black",
     )
+
+
+def _warn_of_repeats(slices, loaded, without):
+    """Warn of images that are in one split a second time, by their pixels; those ``without`` a brain do not count."""
+    seen, again = {}, []
+    for i in np.flatnonzero(~without):
+        first = seen.setdefault((slices["split"].iloc[i], loaded.digests[i]), loaded.paths[i])
+        if first != loaded.paths[i]:
+            again.append(f"{first} = {loaded.paths[i]}")
+    if again:
+        warn(
+            f"{counted(len(again), 'image')} found again in one split under another name: keep one of "
+            f"each{first_of(again)}"
+        )
 
 
 def _how_dark(images, rows):

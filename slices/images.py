@@ -17,7 +17,7 @@ from slices.frame import BRAIN_THRESHOLD, brain_box, to_bytes
 from slices.grey import Tally, decode, into_frame, reason_of
 from slices.machine import cores
 from slices.memory import image_array
-from utils import UserError, progress, warn, whole_file
+from utils import UserError, counted, progress, warn, whole_file
 
 NAMES_SHOWN = 10
 FILES_PER_TASK = 32
@@ -263,7 +263,7 @@ def _tell_problems(root, paths, checks, image_size):
     if problems:
         warn(f"{len(problems)} of {len(paths)} files cannot be used and are left out:{first_of(problems)}")
     if not sizes:
-        raise UserError(f"no readable image is among the {len(paths)} files in {root}")
+        raise UserError(f"no readable image is among the {counted(len(paths), 'file')} in {root}")
     if image_size is None and len(sizes) > 1:
         (height, width), rarest = sizes.most_common(1)[0][0], sizes.most_common()[-1][0]
         odd = next(path for path, check in zip(paths, checks, strict=True) if check.size == rarest)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from slices.names import bare_ids, compile_pattern, no_slice, one_spelling
+from slices.names import bare_ids, compile_pattern, copied_from, no_slice, one_spelling
 from slices.people import read_paths
 from slices.tables import match_ids, read_search, with_ids
-from utils import UserError, check_folder, warn
+from utils import UserError, check_folder, counted, warn
 
 COLUMNS = ["path", "subject", "scan", "slice", "position", "label", "split"]
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -24,7 +24,7 @@ def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
 
     Understood are [AD_NC/]{train,test}/<label>/<id>_<slice>.png, keras_png_slices_{train,validate,test}/
     case_001_slice_0.nii.png, a folder of images, a folder per label, and in it one per person, in any letter case;
-    and the subject ids of ADNI, OASIS and BIDS anywhere in a path. Masks and label maps are left out, aloud.
+    and the subject ids of ADNI, OASIS and BIDS anywhere in a path. Masks, label maps and copies are left out, aloud.
 
     Args:
         root: folder.
@@ -57,6 +57,22 @@ def find_slices(root, subject_pattern=None, metadata=None, say_whose=True):
     return slices.astype({**texts, "slice": int, "position": int})[COLUMNS]
 
 
+def given_slices(images, subject_pattern=None, metadata=None):
+    """The folder of the slices that a command is given, a Path, and their index: those under a folder, or one file.
+
+    Args:
+        images: the folder, or the file.
+        subject_pattern, metadata: as in ``find_slices``; a file's person is told by its name.
+
+    Raises:
+        UserError: there is neither, or no image under the folder.
+    """
+    if not os.path.isfile(images):
+        return Path(images), find_slices(images, subject_pattern, metadata)
+    folder, name = os.path.split(images)
+    return Path(folder), read_paths([((), (name,))], subject_pattern, say_whose=False)
+
+
 def positions(slices):
     """The rank of each slice in its scan (``subject``), lowest first, in P bins: P is the commonest number of slices.
 
@@ -81,9 +97,10 @@ def _walk(root):
     Raises:
         UserError: there is none, or a folder cannot be read.
     """
-    found, left_out = [], {"mask": [], "clutter": []}
+    found, left_out = [], {"mask": [], "clutter": [], "copy": []}
     for folders, names in _image_folders(root):
-        reasons = [no_slice(folders, name) for name in names]
+        there = set(names)
+        reasons = [no_slice(folders, name) or ("copy" if copied_from(name) in there else None) for name in names]
         for name, reason in zip(names, reasons, strict=True):
             if reason:
                 left_out[reason].append("/".join((*folders, name)))
@@ -99,15 +116,18 @@ def _walk(root):
 def _tell_left_out(root, left_out, any_left):
     """Say what is no slice; refuse a folder in which nothing else is."""
     for reason, what in (
-        ("mask", "are masks, segmentation maps or label maps by their names or their folders'"),
-        ("clutter", "are thumbnails of a file server or left-overs of an archiver"),
+        ("mask", "masks, segmentation maps or label maps by their names or their folders'"),
+        ("clutter", "thumbnails of a file server or left-overs of an archiver"),
+        ("copy", "copies, by their names, of images beside them"),
     ):
         paths = left_out[reason]
         if not paths:
             continue
         if not any_left:
-            raise UserError(f"all images under {root}, such as {paths[0]}, {what}: give the folder of the brain images")
-        warn(f"{len(paths)} images, such as {paths[0]}, {what}, and are left out")
+            raise UserError(
+                f"all images under {root}, such as {paths[0]}, are {what}: give the folder of the brain images"
+            )
+        warn(f"{counted(len(paths), 'image')} left out, such as {paths[0]}: {what}")
 
 
 def _image_folders(root):
@@ -147,8 +167,8 @@ def _scan(folder):
     unprintable = [name for name in (*names, *folders, *links) if not name.isprintable()]
     if unprintable:
         warn(
-            f"{len(unprintable)} files or folders in {folder!a} have unprintable names and are left out: rename "
-            f"{unprintable[0]!a}"
+            f"{counted(len(unprintable), 'name')} of files or folders left out in {folder!a} as unprintable: "
+            f"rename {unprintable[0]!a}"
         )
     return tuple([name for name in found if name.isprintable()] for found in (names, folders, links))
 

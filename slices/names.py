@@ -45,6 +45,7 @@ NO_SLICE = re.compile(
     r"(?:^(?:mask|seg)|.[_-](?:mask|d?seg|labels?|labelmap|probseg|segmentation|aseg))s?(?:[_-]?(?:slice[_-]?)?\d+)?$",
     re.IGNORECASE,
 )
+COPY = re.compile(r"(?: ?\(\d+\)| - copy| copy)$", re.IGNORECASE)  # "17_3 (1)": downloaded twice, or copied by hand
 CLUTTER = ("@eadir", "__macosx")  # of file servers and archivers: thumbnails, not slices
 
 
@@ -151,6 +152,13 @@ def no_slice(folders, name):
     if any(NO_SLICES.fullmatch(folder.casefold().removeprefix(OASIS_PREFIX)) for folder in folders):
         return "mask"
     return "mask" if NO_SLICE.search(bare_name(name)) else None
+
+
+def copied_from(name):
+    """The name of the image that this one is a copy of, by how browsers and desktops name copies; None for others."""
+    stem = bare_name(name)
+    found = COPY.search(stem)
+    return stem[: found.start()] + name[len(stem) :] if found else None
 
 
 def one_spelling(labels):

@@ -3,6 +3,7 @@
 from slices.frame import brain_crop, outside
 from slices.images import size_counts
 from slices.names import UNLABELLED, bare_name, find_subject, subject_of_folders
+from utils import counted
 
 EXAMPLES = 3
 
@@ -68,9 +69,9 @@ def overview(slices, loaded):
     box = brain_crop(loaded.brain_boxes[(slices["split"] == "train").to_numpy()], (height, width), 1, margin=0)
     return (
         f"{table.reset_index().to_string(index=False)}\n"
-        f"in all: {slices['subject'].nunique()} people, {len(slices)} slices in {slices['position'].max() + 1} "
-        f"positions; {len(loaded.problems)} files cannot be used\n"
+        f"in all: {counted(slices['subject'].nunique(), 'person')}, {counted(len(slices), 'slice')} in "
+        f"{counted(slices['position'].max() + 1, 'position')}; {counted(len(loaded.problems), 'file')} cannot be used\n"
         f"sizes: {size_counts(loaded.sizes)}; used at {width}x{height}\n"
         f"the brains of train lie in {box.width}x{box.height} pixels from row {box.top}, column {box.left}; "
-        f"{outside(loaded.brain_boxes, box).sum()} other slices reach beyond"
+        f"{counted(outside(loaded.brain_boxes, box).sum(), 'other slice')} beyond"
     )

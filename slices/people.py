@@ -18,7 +18,7 @@ from slices.names import (
     number_in,
     subject_of_folders,
 )
-from utils import UserError, warn
+from utils import UserError, counted, warn
 
 MOST_SLICES = 400  # of one stack: more are many people's
 MANY_FOLDERS = 12  # that hold a stack each are people: nobody has so many labels
@@ -229,8 +229,8 @@ def _tell_many_labels(table, folders):
     several = labels.index[labels > 1]
     if len(several):
         warn(
-            f"{len(several)} folders, such as {several[0]}, are under several labels and count as one person each: "
-            "where they are not, rename them, or take the label into --subject-pattern"
+            f"folders under several labels ({len(several)}, such as {several[0]}) count as one person each: where they "
+            "are not, rename them, or take the label into --subject-pattern"
         )
 
 
@@ -247,7 +247,8 @@ def _tell_nobodies(table):
     if nobody:
         first = min(nobody)
         warn(
-            f"{scans['slices'][list(nobody)].sum()} names, such as {scans['path'][first]}, begin with a word that is "
-            f"no person's, such as {first}, and all images of one such word count as one person: give "
+            f"the word before the number, such as {first}, is no person's in "
+            f"{counted(scans['slices'][list(nobody)].sum(), 'name')}, such as {scans['path'][first]}, "
+            "and all images of one such word count as one person: give "
             "--subject-pattern, which sees the path below the data folder and names its (?P<subject>…) and (?P<slice>…)"
         )

@@ -4,7 +4,7 @@ import pandas as pd
 
 from slices.images import first_of
 from slices.names import ids_of
-from utils import UserError, random_generator, warn
+from utils import UserError, counted, random_generator, warn
 
 
 def split_by_subject(slices, seed, validation_fraction=0.15, test_fraction=0.2, allow_overlap=False):
@@ -48,7 +48,7 @@ def _check_overlap(slices, allow_overlap):
         return
     counts = ", ".join(f"{len(people[split])} in {split}" for split in sorted(people))
     places = slices[slices["subject"] == shared[0]].drop_duplicates("split")["path"]
-    sentence = f"the folders share {len(shared)} people between splits ({counts}), such as {shared[0]} "
+    sentence = f"the folders share {counted(len(shared), 'person')} between splits ({counts}), such as {shared[0]} "
     _refuse(f"{sentence}({', '.join(sorted(places))})", allow_overlap)
 
 
@@ -71,8 +71,8 @@ def _check_ids(slices, allow_overlap):
     if len(shared):
         first = found[found["id"] == shared[0]].drop_duplicates("split")
         where = ", ".join(f"{row.path} in {row.split}" for row in first.itertuples())
-        sentence = f"{len(shared)} ids are in several splits, though of other people to --metadata, --subject-pattern "
-        _refuse(f"{sentence}or the folders, such as {shared[0]} ({where})", allow_overlap)
+        sentence = f"{counted(len(shared), 'id')} found in several splits, though of other people to --metadata, "
+        _refuse(f"{sentence}--subject-pattern or the folders, such as {shared[0]} ({where})", allow_overlap)
 
 
 def _carve(slices, target, fraction, least, seed):
@@ -114,7 +114,7 @@ def warn_of_leakage(slices, loaded, others=None, digests=()):
     if len(shared):
         same = [" = ".join(paths) for _, paths in shared.groupby("digest", sort=False)["path"]]
         warn(
-            f"{len(same)} images are in more than one split under different names, so that models are judged on what "
-            f"they have seen: remove all but one of each{first_of(same)}"
+            f"{counted(len(same), 'image')} found in more than one split under different names, so that models are "
+            f"judged on what they have seen: remove all but one of each{first_of(same)}"
         )
     return len(shared)

@@ -131,7 +131,7 @@ def test_slices_of_the_run_are_where_its_index_says(run, slices_folder, capsys):
     known, label = read_given(run, files)
     assert list(known) == [3, 1] and label == "AD"
     assert np.array_equal(known[3], run.load(files[0].parent, [files[0].name]).images[0, ..., 0])
-    assert "2 slices are given, at positions 1 3 of 0 to 3 (the run's slices.csv)" in capsys.readouterr().out
+    assert "2 slices given, at positions 1 3 of 0 to 3 (the run's slices.csv)" in capsys.readouterr().out
     assert read_given(run, files, label="NC")[1] == "NC"
 
 
@@ -203,7 +203,7 @@ def test_wrong_files_are_one_sentence(run, strangers, tmp_path):
     refused("is of 5 people or scans, such as those of 100_70.png and 102_70.png", strangers)
     refused("is of 2 people or scans", first, strangers / "106_71.png")
     refused("files of one person, in one folder: these lie in several", first, strangers.parent / "NC" / "101_70.png")
-    refused("1 numbers for 2 slices: give one for each", first, second, positions=[0])
+    refused("1 number for 2 slices: give one for each", first, second, positions=[0])
     refused("two slices are given for position 0", first, first)
     (tmp_path / "empty").mkdir()
     refused("there is no PNG or JPEG image under", tmp_path / "empty")

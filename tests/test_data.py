@@ -64,7 +64,7 @@ def test_a_test_file_with_the_pixels_of_a_training_file_is_told(tmp_path, capsys
     config = config_of(folder, simulated=False)
     data.prepare_data(config)
     said = capsys.readouterr().err
-    assert "1 images are in more than one split under different names" in said
+    assert "1 image found in more than one split under different names" in said
     assert "test/AD/106_71.png = train/AD/100_71.png" in said.replace("\\", "/") or (
         "train/AD/100_71.png = test/AD/106_71.png" in said
     )

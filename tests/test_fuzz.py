@@ -168,7 +168,7 @@ def test_the_same_image_in_two_splits_is_told_whatever_its_name_and_format(tmp_p
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(data / "test" / "AD" / "992_1.png")
     dataset.main(["check", "--data", str(data), "--out", str(tmp_path / "sheet.png")])
     said = capsys.readouterr().err
-    assert "1 images are in more than one split" in said
+    assert "1 image found in more than one split" in said
     assert f"test/NC/990_1.png = train/AD/{twin.name}" in said or f"train/AD/{twin.name} = test/NC/990_1.png" in said
 
 

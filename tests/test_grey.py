@@ -266,6 +266,12 @@ def test_slices_without_a_brain_are_told(tmp_path, capsys):
     assert "1 of 3 slices show no brain" in (said := capsys.readouterr().err) and "101_7.png" in said
 
 
+def test_a_slice_that_is_in_one_split_twice_is_told(tmp_path, capsys):
+    contents(tmp_path, [brain(0), brain(1), brain(0)], split="train")
+    said = capsys.readouterr().err
+    assert "1 image found again in one split under another name" in said and "100_7.png = 102_7.png" in said
+
+
 def test_a_white_background_is_told_and_a_brain_cropped_to_its_edges_is_none(tmp_path, capsys):
     contents(tmp_path / "white", [255 - brain(0), brain(1)])
     assert "1 of 2 slices are bright up to all four edges" in (said := capsys.readouterr().err) and "100_7.png" in said

@@ -96,7 +96,7 @@ def test_oasis_layout_leaves_out_segmentation_maps(tmp_path, capsys):
         ["case_001", 12, "unlabelled", "train"],
         ["case_402", 0, "unlabelled", "validation"],
     ]
-    assert "1 images, such as keras_png_slices_data" in capsys.readouterr().err
+    assert "1 image left out, such as keras_png_slices_data" in capsys.readouterr().err
 
 
 def test_flat_folder_and_folder_per_class(tmp_path):

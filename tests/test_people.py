@@ -66,7 +66,7 @@ def test_repeats_and_visits_are_one_person_with_scans_of_its_own(tmp_path):
 
 def test_ids_that_differ_in_letter_case_only_are_one_person(tmp_path):
     slices = find_slices(touch(tmp_path, "train/case_1_2.png", "test/CASE_1_2.png"))
-    with pytest.raises(UserError, match="share 1 people"):
+    with pytest.raises(UserError, match="share 1 person"):
         split_by_subject(slices, 0)
 
 
@@ -106,7 +106,7 @@ def test_folders_of_one_name_under_two_labels_are_one_person_and_it_is_said(tmp_
     slices = find_slices(
         touch(tmp_path, *(f"{label}/{i:02}/slice_{k}.png" for label in "AB" for i in range(11) for k in range(2)))
     )
-    assert set(people_of(slices).values()) == {4} and "11 folders, such as 00" in capsys.readouterr().err
+    assert set(people_of(slices).values()) == {4} and "(11, such as 00)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("above", ["", "archive/data/", "0/"])
@@ -157,7 +157,16 @@ def test_masks_label_maps_and_clutter_are_left_out_aloud(tmp_path, name, capsys)
         find_slices(tmp_path)
     touch(tmp_path, "AD/11_80.png", "AD/12_80.png")
     assert find_slices(tmp_path)["path"].tolist() == ["AD/11_80.png", "AD/12_80.png"]
-    assert f"1 images, such as {name}, are" in capsys.readouterr().err
+    assert f"1 image left out, such as {name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("copy", ["AD/11_80 (1).png", "AD/11_80(2).png", "AD/11_80 - Copy.png", "AD/11_80 copy.png"])
+def test_a_copy_beside_its_original_is_left_out_aloud_and_one_alone_is_a_slice(tmp_path, copy, capsys):
+    touch(tmp_path, copy, "NC/12_80.png")
+    assert len(find_slices(tmp_path)) == 2 and "left out" not in capsys.readouterr().err
+    touch(tmp_path, "AD/11_80.png")
+    assert find_slices(tmp_path)["path"].tolist() == ["AD/11_80.png", "NC/12_80.png"]
+    assert f"1 image left out, such as {copy}: copies, by their names" in capsys.readouterr().err
 
 
 def test_names_that_only_resemble_masks_are_slices(tmp_path, capsys):
@@ -190,11 +199,11 @@ def test_an_id_in_two_splits_is_refused_whatever_the_grouping(tmp_path, names, p
 def test_ids_that_a_pattern_or_a_table_tears_apart_are_refused_after_carving(tmp_path):
     names = [f"AD/002_S_0295_I{10000 + i}_{k}.png" for i in range(30) for k in range(2)]
     slices = find_slices(touch(tmp_path / "data", *names), r"(?P<subject>I\d+)_(?P<slice>\d+)")
-    with pytest.raises(UserError, match="1 ids are in several splits.*002_S_0295"):
+    with pytest.raises(UserError, match="1 id found in several splits.*002_S_0295"):
         split_by_subject(slices, 0)
     rows = "".join(f"I{10000 + i},person {i}\n" for i in range(30))
     (tmp_path / "t.csv").write_text(f"Image Data ID,Subject\n{rows}")
-    with pytest.raises(UserError, match="1 ids are in several splits.*002_S_0295"):
+    with pytest.raises(UserError, match="1 id found in several splits.*002_S_0295"):
         split_by_subject(find_slices(tmp_path / "data", metadata=tmp_path / "t.csv"), 0)
 
 
@@ -382,7 +391,7 @@ def test_folders_that_share_an_image_id_are_refused_and_samples_need_no_names(tm
             Image.fromarray(np.full((40, 48), 100, np.uint8)).save(tmp_path / name)
 
     save("real/x_I13722_1.png", "real/y_I55555_1.png", "train/a_I13722_1.png", "train/b_I66666_1.png", "made/img_1.png")
-    with pytest.raises(UserError, match="share 1 people, such as I13722"):
+    with pytest.raises(UserError, match="share 1 person, such as I13722"):
         load_folders(tmp_path / "real", tmp_path / "made", tmp_path / "train")
     assert "img" not in capsys.readouterr().err
 

@@ -153,7 +153,7 @@ def test_the_score_of_a_reader_has_wilson_s_interval(tmp_path, capsys):
     low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
     assert f"31 of 40, 0.775 [{low:.3f}, {high:.3f}]" in said
     assert "real slices told: 16 of 20" in said and "sampled slices told: 15 of 20" in said
-    assert "1 of 41 images were not answered" in said
+    assert "1 of 41 images not answered" in said
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_scores_are_the_bits_of_the_prior_under_the_conditions_of_slices_csv(run
     assert table["bits"].to_numpy() == pytest.approx(prior_bits(run.prior, codes, given).sum(axis=(1, 2)), abs=0.06)
 
 
+def test_one_slice_is_scored_where_it_lies(run_predict, slices_folder, capsys):
+    path = slices_folder / "test" / "AD" / sorted(path.name for path in (slices_folder / "test" / "AD").iterdir())[0]
+    table = pd.read_csv(run_predict("score", path) / "scores.csv")
+    assert (table["file"].tolist(), table["label"].tolist()) == ([path.name], ["AD"])
+    assert "1 map of improbable codes" in (said := capsys.readouterr().out) and "is not known" not in said
+
+
 def test_what_is_not_in_slices_csv_comes_from_flags_or_is_unknown(scored, slice_path, capsys):
     table = scored([slice_path], "--position", 2, out="one")
     assert set(table["label"]) == {"none"} and set(table["position"]) == {2}

@@ -296,3 +296,8 @@ def test_a_damaged_model_is_one_sentence(finished_run, tmp_path):
     with pytest.raises(UserError, match="cannot be loaded") as error:
         load_models(run, prior=False)
     assert "\n" not in str(error.value)
+
+
+def test_one_is_counted_in_the_singular():
+    counts = [utils.counted(number, what) for what in ("image", "person") for number in (0, 1, 2)]
+    assert counts == ["0 images", "1 image", "2 images", "0 people", "1 person", "2 people"]
