@@ -70,7 +70,10 @@ def read_evaluations(names):
     people = set(read_people(first).index)
     for folder in runs:
         if not set(read_people(folder).index) & people:
-            raise UserError(f"{first} and {folder} were evaluated on people of whom they share none: nothing compares")
+            raise UserError(
+                f"{first} and {folder} were evaluated on people of whom they share none, so nothing compares: each "
+                "--seed draws its own validation people, so evaluate both with --split test, or train with one seed"
+            )
     return runs
 
 

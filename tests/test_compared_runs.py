@@ -107,7 +107,7 @@ def test_every_compared_number_of_samples_is_one_that_is_measured():
 
 def test_runs_that_share_nobody_and_old_evaluations_are_refused(make_run):
     first, old = make_run("a"), {"frechet": 3.0, "c2st": 0.9, "anatomy": {}}
-    with pytest.raises(UserError, match="of whom they share none") as raised:
+    with pytest.raises(UserError, match="of whom they share none.*each --seed draws its own .* --split test") as raised:
         read_evaluations([first, make_run("b", people=("x", "y"))])
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="is of an older form.*python evaluate.py --run .*old again"):
