@@ -136,7 +136,7 @@ def test_check_goes_on_without_a_truncated_file(tmp_path, monkeypatch, capsys):
     broken.write_bytes(broken.read_bytes()[:60])
     dataset.main(["check", "--data", "my data"])
     out, err = capsys.readouterr()
-    assert "1 files cannot be used" in out and "2_7.png: " in err
+    assert "1 file cannot be used" in out and "2_7.png: " in err
     assert "python train.py --data 'my data' --dry-run" in out
 
 
