@@ -14,7 +14,7 @@ from training.sharpening import BLACK, frequencies
 from utils import load_json, save_json
 
 RINGS = 16  # of frequencies from 0 to half a cycle a pixel
-ALONE = 0.005  # share of a slice that is taken to be its own: what would divide by nothing is left as it is
+ALONE = 1e-4  # share of a slice that is taken to be its own, so that nothing is divided by nothing
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Coherence:
 
     def save(self, path):
         """Write the correlations as JSON."""
-        save_json(path, {name: np.round(getattr(self, name), 5).tolist() for name in ("drawn", "wanted")})
+        save_json(path, {name: np.round(getattr(self, name), 6).tolist() for name in ("drawn", "wanted")})
 
 
 def load_coherence(path):
