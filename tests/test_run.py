@@ -307,7 +307,7 @@ def test_mistakes_are_one_sentence(mistake, sentence, run):
         (["complte", "slice.png"], "no command complte: do you mean python predict.py complete"),
         (["--heal"], "--heal is no flag of python predict.py, but of python predict.py score"),
         (["vary", "colour"], "invalid choice"),
-        (["reconstruct"], "the following arguments are required: DIR"),
+        (["reconstruct"], "the following arguments are required: SLICES"),
     ],
 )
 def test_a_wrong_command_line_names_the_right_one(words, sentence):
