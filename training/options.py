@@ -288,6 +288,7 @@ class Options:
         within=(0, 1),
         metavar="SHARE",
         older=0.8,
+        demo=0.8,
         paper=0.0,
     )
     prior_dropout: float = option(
