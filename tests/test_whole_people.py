@@ -164,7 +164,7 @@ def test_pictures_are_called_what_readers_of_folders_leave_out(folder):
 def test_it_is_said_where_slices_do_not_agree(run_predict, capsys, monkeypatch):
     out = run_predict("people", "--num-people", 1)
     said = capsys.readouterr()
-    assert "do not agree" not in said.err and f"1 people of 4 slices: {out}" in said.out
+    assert "do not agree" not in said.err and f"1 person of 4 slices: {out}" in said.out
     monkeypatch.setattr(sampling.people_folder, "is_told", lambda run: False)
     run_predict("people", "--num-people", 1, out="untold")
     assert "do not agree" in capsys.readouterr().err
