@@ -106,7 +106,8 @@ def test_every_kind_of_file_is_used_or_skipped_and_named(tmp_path, capsys):
     (tmp_path / "re\rturn" / "1_32.png").write_bytes((tmp_path / "1_1.png").read_bytes())
     slices = find_slices(tmp_path)
     assert sorted(slices["path"]) == sorted(expected)  # the name with a line break aside, of which it warns:
-    assert "2 names of files or folders left out in" in (said := capsys.readouterr().err) and r"line\nbreak_1.png" in said
+    said = capsys.readouterr().err
+    assert "2 names of files or folders left out in" in said and r"line\nbreak_1.png" in said
     loaded = load_images(tmp_path, slices["path"].tolist(), SIZE)
     skipped = {name for name, image in expected.items() if image is None}
     assert {path for path, _ in loaded.problems} == skipped and all(reason for _, reason in loaded.problems)
