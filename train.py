@@ -489,7 +489,6 @@ def measure_coherence(folder, train_part, box, seed):
 
 def whole_scans(slices, num_positions):
     """The rows (P, num_positions) int of scans that have one slice at every position, the lowest first."""
-
     table = slices.assign(row=range(len(slices))).sort_values(["scan", "position"])
     whole = table.groupby("scan")["position"].transform(lambda of_scan: list(of_scan) == list(range(num_positions)))
     return table["row"].to_numpy(int)[whole.to_numpy(bool)].reshape(-1, num_positions)
