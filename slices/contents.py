@@ -47,11 +47,9 @@ def check_contents(data, slices, loaded):
 
 def _warn_of_repeats(slices, loaded, without):
     """Warn of images that are in one split a second time, by their pixels; those ``without`` a brain do not count."""
-    seen, again = {}, []
-    for i in np.flatnonzero(~without):
-        first = seen.setdefault((slices["split"].iloc[i], loaded.digests[i]), loaded.paths[i])
-        if first != loaded.paths[i]:
-            again.append(f"{first} = {loaded.paths[i]}")
+    table = slices.assign(digest=loaded.digests)[~without]
+    first = table.groupby(["split", "digest"])["path"].transform("first")
+    again = (first + " = " + table["path"])[first != table["path"]].tolist()
     if again:
         warn(
             f"{counted(len(again), 'image')} found again in one split under another name: keep one of "
