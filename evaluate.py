@@ -134,8 +134,7 @@ def place_for(run, out):
 
 def measure_run(run, place, split, seed, num_samples, quick, known, shareable, features, command):
     """Measure a Run and write what came out into the folder ``place``; ``known`` is a table of the people, or None."""
-    import numpy as np
-
+    from metrics.codes import count_codes
     from metrics.membership import measure_membership
     from metrics.parts import Cache, load_parts
     from metrics.samples import gather_sets, spectra_of
@@ -161,7 +160,7 @@ def measure_run(run, place, split, seed, num_samples, quick, known, shareable, f
         "neighbours": neighbours,
         "spectra": spectra_of(sets),
         "bits_map": bits[split].prior.mean(axis=0),
-        "code_counts": np.bincount(held_out.codes.ravel(), minlength=run.config["num_codes"]),
+        "code_counts": count_codes(held_out.codes, run.config["num_codes"], run.depth).ravel(),
     }
     finish(place, metrics, write_report(place, run.config, metrics, pictures, shareable, run.folder))
 
@@ -215,7 +214,7 @@ def measure_models(run, cache, parts, split, metrics):
     from metrics.reconstruction import measure_reconstruction
 
     per_slice, metrics["reconstruction"] = measure_reconstruction(parts[split], run.box, metrics["notes"])
-    baseline = PositionalBaseline(parts["train"], parts.get("validation"), run.config["num_codes"])
+    baseline = PositionalBaseline(parts["train"], parts.get("validation"), run.config["num_codes"], run.depth)
     bits, metrics["rate"], metrics["codebook"], metrics["prior"] = measure_codes(run, cache, parts, split, baseline)
     per_slice.loc[bits[split].kept, "bits_per_code"] = bits[split].prior.mean(axis=(1, 2))
     return per_slice, bits, baseline

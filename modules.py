@@ -5,7 +5,8 @@ How they are trained (losses, moving-average codebook, steps) is in training/.
 VQ-VAE: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017
 (arXiv:1711.00937). Prior: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders",
 2016 (arXiv:1606.05328). In shape comments B is the batch, (H, W) the image, (h, w) the code grid,
-K the number of codes, D their dimension and C a width in channels.
+K the number of codes in a codebook, D their dimension and C a width in channels. A code of the grid has ``depth``
+digits in base K, each of a codebook of its own, the coarsest first; with a depth of 1 it is its only digit.
 """
 
 from functools import partial
@@ -14,6 +15,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import layers, ops
+
+from utils import digits_of, from_digits
 
 STEM = 4  # the encoder starts, and the decoder ends, by trading 4x4 pixels for channels
 LOG_2 = 0.6931471805599453
@@ -235,6 +238,8 @@ class VQVAE(keras.Model):
         seed: of everything drawn in training, together with the step.
         loss: the reconstruction error that it is trained by, "pyramid" or "squared" (training/losses.py).
         detail_weight: of the pyramid error; the squared one has none.
+        depth: how many codebooks there are, each of what the ones before it leave (residual quantisation: Lee et al.
+            2022, arXiv:2203.01941, §3.1; there all share one codebook).
     """
 
     def __init__(
@@ -250,6 +255,7 @@ class VQVAE(keras.Model):
         seed=0,
         loss="pyramid",
         detail_weight=4.0,
+        depth=1,
         **options,
     ):
         super().__init__(**options)
@@ -265,9 +271,11 @@ class VQVAE(keras.Model):
             seed=seed,
             loss=loss,
             detail_weight=detail_weight,
+            depth=depth,
         )
         self.encoder = Encoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.quantizer = VectorQuantizer(num_codes, code_dim, ema, name="quantizer")
+        self.finer = [VectorQuantizer(num_codes, code_dim, ema, name=f"quantizer_{i}") for i in range(1, depth)]
         self.decoder = Decoder(downsample, width, residual_blocks, code_dim, self.dtype_policy)
         self.build()
 
@@ -279,9 +287,26 @@ class VQVAE(keras.Model):
         self.code_grid = (height // downsample, width // downsample)
         codes = (None, *self.code_grid, self.settings["code_dim"])
         self.encoder.build((None, height, width, channels))
-        self.quantizer.build(codes)
+        for quantizer in self.quantizers():
+            quantizer.build(codes)
         self.decoder.build(codes)
         self.built = True
+
+    def quantizers(self):
+        """Its vector quantizers, a tuple: each quantizes what the ones before it leave of z_e."""
+        return (self.quantizer, *self.finer)
+
+    def quantize_residuals(self, z_e):
+        """z_e (B, h, w, D) -> for each quantizer what it was given, its digits (B, h, w) int32, and their embeddings.
+
+        What one leaves moves with z_e: no gradient goes through its embeddings to the next.
+        """
+        steps = []
+        for quantizer in self.quantizers():
+            digits, embedded = quantizer(z_e)
+            steps.append((z_e, digits, embedded))
+            z_e = z_e - ops.stop_gradient(embedded)
+        return steps
 
     def call(self, images):
         """Images (B, H, W, 1) in [0, 1] -> reconstructions, the same."""
@@ -289,21 +314,31 @@ class VQVAE(keras.Model):
 
     def encode(self, images):
         """Images (B, H, W, 1) in [0, 1] -> codes (B, h, w) int32."""
-        return self.quantizer.nearest(ops.cast(self.encoder(images), "float32"))
+        return self.nearest(ops.cast(self.encoder(images), "float32"))
+
+    def nearest(self, z_e):
+        """z_e (B, h, w, D) float32 -> codes (B, h, w) int32."""
+        return from_digits([digits for _, digits, _ in self.quantize_residuals(z_e)], self.settings["num_codes"])
+
+    def embed(self, codes):
+        """Codes (B, h, w) int -> z_q (B, h, w, D) float32, the sum of what their digits stand for."""
+        digits = digits_of(ops.cast(codes, "int32"), self.settings["num_codes"], self.settings["depth"])
+        return sum(quantizer.embed(digit) for quantizer, digit in zip(self.quantizers(), digits, strict=True))
 
     def decode(self, codes):
         """Codes (B, h, w) int -> images (B, H, W, 1) float32 in [0, 1]."""
-        return ops.clip(ops.cast(self.decoder(self.quantizer.embed(codes)), "float32"), 0.0, 1.0)
+        return ops.clip(ops.cast(self.decoder(self.embed(codes)), "float32"), 0.0, 1.0)
 
     def get_config(self):
         return {**super().get_config(), "image_shape": self.image_shape, **self.settings}
 
     def fits(self, config):
-        """Whether this is a model of that run's crop box, code grid and codebook."""
-        return [self.image_shape[:2], self.code_grid, self.settings["num_codes"]] == [
+        """Whether this is a model of that run's crop box, code grid and codebooks."""
+        return [self.image_shape[:2], self.code_grid, self.settings["num_codes"], self.settings["depth"]] == [
             tuple(config["crop_box"][2:]),
             tuple(config["code_grid"]),
             config["num_codes"],
+            config.get("code_depth", 1),
         ]
 
 
@@ -561,12 +596,17 @@ class Prior(keras.Model):
 
     Attributes:
         grid: (h, w) of the codes.
-        num_codes: K.
+        num_codes, depth: K, and how many digits a code has.
         num_contexts: how many grids of other slices it is told.
         patch: codes along each side of the cells in which it draws.
         uniforms_shape: of the numbers that a grid is drawn from.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
     """
+
+    @property
+    def code_values(self):
+        """How many codes there are, of all their digits together."""
+        return self.num_codes**self.depth
 
     def bits_per_code(self, codes, label, position, context=None):
         """Mean over each grid of −log2 p, (B,) float32; the conditions are 0 where unknown."""
@@ -662,6 +702,8 @@ class GatedPixelCNN(Prior):
     Its two stacks go over the grid in raster order, cell by cell. A cell holds ``patch`` x ``patch`` codes, which the
     head draws one after another, each told the ones before it in its cell: four codes for little more than the price
     of one, and a step of the stacks is twice as long a way in the image. With a patch of 1 a cell is a code.
+    The digits of a code are drawn in the same way (Lee et al. 2022, §3.2). The P = ``patch``² ``depth`` places of a
+    cell are those of its digits, code by code.
 
     Args:
         grid: (h, w) of the codes, multiples of ``patch``.
@@ -673,6 +715,7 @@ class GatedPixelCNN(Prior):
         num_contexts: how many other grids of codes it is told as a whole, by a condition of every place (§2.3,
             ``s = m(h)``); they are of other slices of the same person.
         patch: codes along each side of a cell.
+        depth: digits of a code.
         num_layers, width: of the two stacks.
         vertical_width: of the vertical stack, where it is not the same.
         dropout: rate of the spatial dropout in every layer's horizontal unit.
@@ -691,6 +734,7 @@ class GatedPixelCNN(Prior):
         num_augmentations=6,
         num_contexts=0,
         patch=1,
+        depth=1,
         num_layers=12,
         width=128,
         vertical_width=None,
@@ -704,14 +748,16 @@ class GatedPixelCNN(Prior):
         super().__init__(**options)
         self.vqvae_sha256 = vqvae_sha256
         self.grid, self.num_codes, self.width = tuple(grid), num_codes, width
-        self.patch, self.num_contexts = patch, num_contexts
+        self.patch, self.depth, self.num_contexts = patch, depth, num_contexts
         self.cells = (grid[0] // patch, grid[1] // patch)  # rows and columns of the stacks
+        self.places = patch**2 * depth  # of a cell: P
         self.settings = dict(
             num_labels=num_labels,
             num_positions=num_positions,
             num_augmentations=num_augmentations,
             num_contexts=num_contexts,
             patch=patch,
+            depth=depth,
             num_layers=num_layers,
             width=width,
             vertical_width=vertical_width or width,
@@ -732,8 +778,8 @@ class GatedPixelCNN(Prior):
     def build(self, shape=None):
         if self.built:
             return
-        width, settings, places = self.width, self.settings, self.patch**2
-        normal = keras.initializers.RandomNormal(stddev=0.5 / self.patch, seed=settings["seed"])
+        width, settings, places = self.width, self.settings, self.places
+        normal = keras.initializers.RandomNormal(stddev=0.5 / places**0.5, seed=settings["seed"])
         small = keras.initializers.RandomNormal(stddev=0.05, seed=settings["seed"])
 
         def weight(name, shape, initializer="glorot_uniform"):
@@ -767,8 +813,8 @@ class GatedPixelCNN(Prior):
 
     @property
     def uniforms_shape(self):
-        """That of the grid: one for each code."""
-        return self.grid
+        """One for each digit: a grid for each place that it has in a code, one below the other."""
+        return self.depth * self.grid[0], self.grid[1]
 
     @property
     def receptive_field(self):
@@ -805,11 +851,11 @@ class GatedPixelCNN(Prior):
             codes, gaps = ops.full((1, grids, *self.grid), -1, "int32"), ops.zeros((1, grids), "int32")
         else:
             codes, gaps = (ops.cast(x, "int32") for x in context)
-        rows = self.patch**2 * self.num_codes + 1  # of the table of a grid
+        rows = self.places * self.num_codes + 1  # of the table of a grid
         tables = rows * ops.arange(grids)  # (N,), where each begins
         there = codes[:, :, :1, :1, None] >= 0  # (B, N, 1, 1, 1)
-        places = self.by_cell(ops.reshape(codes, (-1, *self.grid))) + self.num_codes * ops.arange(self.patch**2)
-        places = ops.reshape(places, (-1, grids, *self.cells, self.patch**2))  # (B, N, rows, columns, P)
+        places = self.by_cell(ops.reshape(codes, (-1, *self.grid))) + self.num_codes * ops.arange(self.places)
+        places = ops.reshape(places, (-1, grids, *self.cells, self.places))  # (B, N, rows, columns, P)
         indices = ops.where(there, places, rows - 1) + tables[:, None, None, None]
         told = ops.sum(ops.take(self.context_embedding, indices, axis=0), axis=(1, 4))  # (B, rows, columns, C)
         gaps = ops.take(self.gap_embedding, gaps + (positions + 1) * ops.arange(grids), axis=0)  # (B, N, C)
@@ -819,21 +865,21 @@ class GatedPixelCNN(Prior):
     # ---- likelihood -----------------------------------------------------------------------------
 
     def by_cell(self, codes):
-        """Codes (B, h, w) -> (B, rows, columns, P): the codes of each cell in raster order."""
-        return space_to_depth(codes[..., None], self.patch)
+        """Codes (B, h, w) int -> (B, rows, columns, P): the digits of each cell, of the codes in raster order."""
+        return space_to_depth(ops.stack(digits_of(codes, self.num_codes, self.depth), axis=-1), self.patch)
 
-    def embed(self, codes):
-        """Codes by cell (…, P) int -> (…, C), the sum of what each place of the cell has for its code."""
-        places = codes + self.num_codes * ops.arange(self.patch**2)
+    def embed(self, digits):
+        """Digits by cell (…, P) int -> (…, C), the sum of what each place of the cell has for its digit."""
+        places = digits + self.num_codes * ops.arange(self.places)
         return ops.sum(ops.take(self.code_embedding, places, axis=0), axis=-2)
 
     def call(self, codes, label, position, augmentation=None, context=None, seed=None):
-        """codes (B, h, w) int -> logits (B, h, w, K) float32, each from the codes before it alone."""
-        codes = self.by_cell(ops.cast(codes, "int32"))  # (B, rows, columns, P)
-        return self.logits(codes, self.embed(codes), self.condition(label, position, augmentation, context), seed)
+        """codes (B, h, w) int -> logits (B, h, w, depth K) float32 of their digits, each from what is before it."""
+        digits = self.by_cell(ops.cast(codes, "int32"))  # (B, rows, columns, P)
+        return self.logits(digits, self.embed(digits), self.condition(label, position, augmentation, context), seed)
 
-    def logits(self, codes, cells, condition, seed=None):
-        """Codes by cell (B, rows, columns, P), embedded (…, C), and their condition -> logits (B, h, w, K) float32."""
+    def logits(self, digits, cells, condition, seed=None):
+        """Digits by cell (B, rows, columns, P), embedded (…, C), and their condition -> logits, as ``call``."""
         batch, (rows, columns) = ops.shape(cells)[0], self.cells
         above = ops.broadcast_to(self.start[0], (batch, 1, columns, self.width))
         left = ops.broadcast_to(self.start[1], (batch, rows, 1, self.width))
@@ -847,34 +893,39 @@ class GatedPixelCNN(Prior):
             total = total + skip
         hidden = self.hidden(total)
         logits = []
-        for place in range(self.patch**2):
+        for place in range(self.places):
             logits.append(self.head(hidden, place))
-            if place + 1 < self.patch**2:
-                hidden = hidden + ops.cast(self.tell(codes[..., place], place), hidden.dtype)
+            if place + 1 < self.places:
+                hidden = hidden + ops.cast(self.tell(digits[..., place], place), hidden.dtype)
         return depth_to_space(ops.concatenate(logits, axis=-1), self.patch)
 
-    # ---- the head: the codes of a cell ----------------------------------------------------------
+    # ---- the head: the digits of a cell ---------------------------------------------------------
 
     def hidden(self, skips):
         """The sum of the skip outputs (…, C) -> the hidden units of all places of the cell (…, P C)."""
         kernel, bias = (ops.cast(x, skips.dtype) for x in (self.hidden_kernel, self.hidden_bias))
         return dense(ops.relu(skips), kernel) + bias
 
-    def tell(self, codes, place):
-        """What the codes (…) at a place of their cells add to the hidden units (…, P C) of the places after it."""
-        return ops.take(self.told, codes + place * self.num_codes, axis=0)
+    def tell(self, digits, place):
+        """What the digits (…) at a place of their cells add to the hidden units (…, P C) of the places after it."""
+        return ops.take(self.told, digits + place * self.num_codes, axis=0)
 
     def head(self, hidden, place):
         """The hidden units of a cell (…, P C) -> the logits (…, K) float32 of one place in it."""
         own = hidden[..., place * self.width : (place + 1) * self.width]
-        codes = slice(place * self.num_codes, (place + 1) * self.num_codes)
-        kernel = ops.cast(self.logits_kernel[:, codes], own.dtype)
-        return ops.cast(dense(ops.relu(own), kernel), "float32") + self.logits_bias[codes]
+        digits = slice(place * self.num_codes, (place + 1) * self.num_codes)
+        kernel = ops.cast(self.logits_kernel[:, digits], own.dtype)
+        return ops.cast(dense(ops.relu(own), kernel), "float32") + self.logits_bias[digits]
 
     def log_likelihood(self, codes, label, position, augmentation=None, context=None, seed=None):
         """Natural log-likelihood of every code given those before it: (B, h, w) float32."""
         logits = self.call(codes, label, position, augmentation, context, seed)
-        return tfp.distributions.Categorical(logits=logits).log_prob(codes)
+        logits = ops.split(logits, self.depth, axis=-1)  # of each digit (B, h, w, K)
+        digits = digits_of(ops.cast(codes, "int32"), self.num_codes, self.depth)
+        return sum(
+            tfp.distributions.Categorical(logits=of_digit).log_prob(digit)
+            for of_digit, digit in zip(logits, digits, strict=True)
+        )
 
     # ---- sampling -------------------------------------------------------------------------------
 
@@ -888,10 +939,10 @@ class GatedPixelCNN(Prior):
         return (cells,)
 
     def cached_logits(self, codes, label, position, context=None):
-        """The logits (B, h, w, K) that sampling computes along the way to ``codes``: for tests."""
+        """The logits (B, h, w, depth K) that sampling computes along the way to ``codes``: for tests."""
         codes = tf.convert_to_tensor(codes, tf.int32)
-        everywhere = tf.ones(codes.shape, tf.bool)
-        return self._draw(tf.zeros(codes.shape), label, position, codes, everywhere, context, keep_logits=True)[1]
+        everywhere, uniforms = tf.ones(codes.shape, tf.bool), tf.zeros((codes.shape[0], *self.uniforms_shape))
+        return self._draw(uniforms, label, position, codes, everywhere, context, keep_logits=True)[1]
 
     def _draw(
         self,
@@ -932,17 +983,18 @@ class GatedPixelCNN(Prior):
             condition = tf.concat([condition, self.condition(nothing, nothing, context=context)], axis=0)
         halves = 1 if guidance is None else 2
         images, batch, (rows, columns), width = uniforms.shape[0], halves * uniforms.shape[0], self.cells, self.width
-        places = range(self.patch**2)
-        uniforms = self.by_cell(uniforms)  # (B, rows, columns, P)
+        places = range(self.places)
+        uniforms = tf.stack(tf.split(uniforms, self.depth, axis=1), axis=-1)  # (B, h, w, depth)
+        uniforms = space_to_depth(uniforms, self.patch)  # (B, rows, columns, P)
         if mask is not None:
-            known, mask = self.by_cell(known), self.by_cell(mask)
+            known, mask = self.by_cell(known), space_to_depth(tf.repeat(mask[..., None], self.depth, -1), self.patch)
         condition = tf.broadcast_to(condition, (batch, rows, *condition.shape[2:]))
         # the last ``dilation`` inputs of every layer, the oldest first: of the vertical stack rows, else cells
         row_caches = [
             [tf.zeros((batch, columns, layer.vertical_kernel.shape[2]))] * layer.dilation for layer in self.stack
         ]
         cells = tf.broadcast_to(self.start[0], (batch, columns, width))  # the row above, embedded
-        code_rows = tf.TensorArray(tf.int32, rows, element_shape=(columns, images, len(places)))
+        digit_rows = tf.TensorArray(tf.int32, rows, element_shape=(columns, images, len(places)))
         likelihood_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places)))
         logit_rows = tf.TensorArray(tf.float32, rows, element_shape=(columns, images, len(places), self.num_codes))
         for r in tf.range(rows):
@@ -955,7 +1007,7 @@ class GatedPixelCNN(Prior):
             row_caches = caches
             cell_caches = [[tf.zeros((batch, width))] * layer.dilation for layer in self.stack]
             left = tf.broadcast_to(self.start[1], (batch, width))  # the cell to the left, embedded
-            codes_of_row = tf.TensorArray(tf.int32, columns, element_shape=(images, len(places)))
+            digits_of_row = tf.TensorArray(tf.int32, columns, element_shape=(images, len(places)))
             logits_of_row = tf.TensorArray(tf.float32, columns, element_shape=(images, len(places), self.num_codes))
             for c in tf.range(columns):
                 cell = left + self.grid_embedding[r, c]  # (B, C)
@@ -965,32 +1017,34 @@ class GatedPixelCNN(Prior):
                     cell, skip = layer.column(cache[0], cell, told[c])
                     total += skip
                 cell_caches = caches
-                hidden, codes, logits = self.hidden(total), [], []
+                hidden, digits, logits = self.hidden(total), [], []
                 for place in places:
                     logits.append(self.head(hidden, place))  # (B, K)
                     guided = guide(logits[-1], guidance)
-                    code = draw(truncate(guided / temperature, top_k, top_p), uniforms[:, r, c, place])  # (B,)
+                    digit = draw(truncate(guided / temperature, top_k, top_p), uniforms[:, r, c, place])  # (B,)
                     if mask is not None:
-                        code = tf.where(mask[:, r, c, place], known[:, r, c, place], code)
-                    codes.append(code)
+                        digit = tf.where(mask[:, r, c, place], known[:, r, c, place], digit)
+                    digits.append(digit)
                     if place < places[-1]:
-                        hidden += tf.tile(self.tell(code, place), (halves, 1))
-                codes = tf.stack(codes, axis=1)  # (B, P)
-                left = tf.tile(self.embed(codes), (halves, 1))
-                codes_of_row = codes_of_row.write(c, codes)
+                        hidden += tf.tile(self.tell(digit, place), (halves, 1))
+                digits = tf.stack(digits, axis=1)  # (B, P)
+                left = tf.tile(self.embed(digits), (halves, 1))
+                digits_of_row = digits_of_row.write(c, digits)
                 logits_of_row = logits_of_row.write(c, tf.stack(logits, axis=1)[:images])
-            codes_of_row, logits_of_row = codes_of_row.stack(), logits_of_row.stack()  # (columns, B, P), (…, K)
-            code_rows = code_rows.write(r, codes_of_row)
-            log_likelihood = tfp.distributions.Categorical(logits=logits_of_row).log_prob(codes_of_row)
+            digits_of_row, logits_of_row = digits_of_row.stack(), logits_of_row.stack()  # (columns, B, P), (…, K)
+            digit_rows = digit_rows.write(r, digits_of_row)
+            log_likelihood = tfp.distributions.Categorical(logits=logits_of_row).log_prob(digits_of_row)
             likelihood_rows = likelihood_rows.write(r, log_likelihood)
             if keep_logits:
                 logit_rows = logit_rows.write(r, logits_of_row)
-            cells = tf.tile(tf.transpose(self.embed(codes_of_row), (1, 0, 2)), (halves, 1, 1))
-        codes, log_likelihood = (self.from_cells(x.stack()[..., None])[..., 0] for x in (code_rows, likelihood_rows))
-        return codes, self.from_cells(logit_rows.stack()) if keep_logits else tf.zeros(()), log_likelihood
+            cells = tf.tile(tf.transpose(self.embed(digits_of_row), (1, 0, 2)), (halves, 1, 1))
+        digits, log_likelihood = (self.from_cells(x.stack()[..., None]) for x in (digit_rows, likelihood_rows))
+        codes = from_digits(tf.unstack(digits, axis=-1), self.num_codes)  # (B, h, w)
+        logits = self.from_cells(logit_rows.stack()) if keep_logits else tf.zeros(())
+        return codes, logits, tf.reduce_sum(log_likelihood, axis=-1)
 
     def from_cells(self, x):
-        """(rows, columns, B, P, X) -> (B, h, w, X)."""
+        """(rows, columns, B, P, X) -> (B, h, w, depth X)."""
         x = tf.transpose(x, (2, 0, 1, 3, 4))
         return depth_to_space(tf.reshape(x, (*x.shape[:3], -1)), self.patch)
 
@@ -1004,10 +1058,12 @@ class GatedPixelCNN(Prior):
         }
 
     def fits(self, config):
-        """Whether this is a model of that run's code grid, codebook, labels and positions."""
-        return [self.grid, self.num_codes, self.settings["num_labels"], self.settings["num_positions"]] == [
+        """Whether this is a model of that run's code grid, codebooks, labels and positions."""
+        sizes = [self.grid, self.num_codes, self.depth, self.settings["num_labels"], self.settings["num_positions"]]
+        return sizes == [
             tuple(config["code_grid"]),
             config["num_codes"],
+            config.get("code_depth", 1),
             len(config["labels"]),
             config["num_positions"],
         ]
@@ -1025,7 +1081,8 @@ class TwoLevelPrior(Prior):
     out with the very top codes that it was told: bits are never too low.
 
     Args:
-        grid, num_codes, settings: as of ``GatedPixelCNN``, for both levels; ``patch`` is of the codes alone.
+        grid, num_codes, settings: as of ``GatedPixelCNN``, for both levels; ``patch`` and ``depth`` are of the codes
+            alone. A top code is of their first digits.
         top_block: codes along each side of the block of a top code.
         top_codes: how many top codes there are, at most K.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
@@ -1041,19 +1098,21 @@ class TwoLevelPrior(Prior):
         top_codes=64,
         num_contexts=0,
         patch=1,
+        depth=1,
         vqvae_sha256="",
         **settings,
     ):
         dtype = settings.pop("dtype", None)
         super().__init__(name=settings.pop("name", None), dtype=dtype)
         self.vqvae_sha256 = vqvae_sha256
-        self.grid, self.num_codes, self.num_contexts, self.patch = tuple(grid), num_codes, num_contexts, patch
+        self.grid, self.num_codes, self.depth = tuple(grid), num_codes, depth
+        self.num_contexts, self.patch = num_contexts, patch
         self.top_block, self.top_codes = top_block, min(top_codes, num_codes)
         self.top_grid = tuple(-(-side // top_block) for side in grid)  # (H, W)
         settings |= dict(num_labels=num_labels, num_positions=num_positions, dtype=self.dtype_policy)
         self.top = GatedPixelCNN(self.top_grid, self.top_codes, num_contexts=num_contexts, name="top", **settings)
         self.bottom = GatedPixelCNN(
-            grid, num_codes, num_contexts=num_contexts + 1, patch=patch, name="bottom", **settings
+            grid, num_codes, num_contexts=num_contexts + 1, patch=patch, depth=depth, name="bottom", **settings
         )
         self.settings = self.bottom.settings
         self.build()
@@ -1072,8 +1131,8 @@ class TwoLevelPrior(Prior):
 
     @property
     def uniforms_shape(self):
-        """That of the grid, and as many rows more as the top codes need."""
-        (height, width), (rows, columns) = self.grid, self.top_grid
+        """Those of the codes, and as many rows more as the top codes need."""
+        (height, width), (rows, columns) = self.bottom.uniforms_shape, self.top_grid
         return height - (-rows * columns // width), width
 
     @property
@@ -1090,7 +1149,7 @@ class TwoLevelPrior(Prior):
 
     def blocks(self, codes):
         """The greys of codes (B, h, w) block by block: (B, H, W, ``top_block``²)."""
-        return self.by_block(ops.take(self.greys, codes, axis=0))
+        return self.by_block(ops.take(self.greys, digits_of(codes, self.num_codes, self.depth)[0], axis=0))
 
     def top_of(self, codes):
         """Codes (B, h, w) int -> top codes (B, H, W) int32, each the pattern that is nearest to its block."""
@@ -1143,7 +1202,7 @@ class TwoLevelPrior(Prior):
         A top code is kept where all codes of its block are.
         """
         uniforms = tf.convert_to_tensor(uniforms, tf.float32)
-        (height, _), (rows, columns) = self.grid, self.top_grid
+        (height, _), (rows, columns) = self.bottom.uniforms_shape, self.top_grid
         of_top = tf.reshape(uniforms[:, height:], (tf.shape(uniforms)[0], -1))[:, : rows * columns]
         top_known = top_mask = None
         if mask is not None:
@@ -1191,7 +1250,7 @@ class TwoLevelPrior(Prior):
         return {**self.bottom.get_config(), "name": self.name, **own, "vqvae_sha256": self.vqvae_sha256}
 
     def fits(self, config):
-        """Whether this is a model of that run's code grid, codebook, labels and positions."""
+        """Whether this is a model of that run's code grid, codebooks, labels and positions."""
         return self.bottom.fits(config)
 
 

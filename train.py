@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from training.options import OPTIONS, PRESETS, STAGES, add_option_flags
-from utils import Interrupted, Parser, Terminated, UserError, run_script, save_json, shell
+from utils import Interrupted, Parser, Terminated, UserError, digits_of, run_script, save_json, shell
 
 PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
@@ -213,7 +213,7 @@ def train_vqvae(team, config, folder, parts, box):
     import numpy as np
 
     from dataset import evaluation_batches
-    from training.codebook import initialise_codebook
+    from training.codebook import initialise_codebooks
     from training.data import stage_batches, thinned
     from training.loop import Stage
     from training.optimisation import build_vqvae
@@ -222,7 +222,7 @@ def train_vqvae(team, config, folder, parts, box):
     tf, train_part, validation = team.tf, parts["train"], thinned(parts["validation"])
     with team.strategy.scope():
         vqvae = build_vqvae(config, box, config["precision_resolved"])
-    initialise_codebook(vqvae, some_crops(train_part, CODEBOOK_SLICES, box).astype("float32") / 255)
+    initialise_codebooks(vqvae, some_crops(train_part, CODEBOOK_SLICES, box).astype("float32") / 255)
     encode, decode = tf.function(vqvae.encode), tf.function(vqvae.decode)
     batches = evaluation_batches(validation["images"], {}, EVALUATION_BATCH, box)
     originals = np.concatenate([batch["image"] for batch in batches])  # (N, h, w, 1)
@@ -235,7 +235,8 @@ def train_vqvae(team, config, folder, parts, box):
         metrics = vqvae_step(vqvae, batch, config["vqvae_steps"])
         squared, codes = metrics.pop("squared"), metrics.pop("codes")
         metrics["psnr"] = -10 * tf.math.log(squared) / tf.math.log(10.0)
-        metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(tf.reshape(codes, [-1]))[0]), tf.float32)
+        coarsest = tf.reshape(codes[0], [-1])
+        metrics["codes_in_batch"] = tf.cast(tf.size(tf.unique(coarsest)[0]), tf.float32)
         return metrics
 
     stage = Stage(
@@ -280,8 +281,7 @@ def judge_vqvae(vqvae, originals, codes, images, subjects):
         codes: (N, h, w) int32.
         subjects: whose slices they are, (N,).
     """
-    import numpy as np
-
+    from metrics.codes import codebook_metrics
     from metrics.images import image_metrics
     from metrics.people import mean_by_person, value_of
     from training.losses import reconstruction_error
@@ -294,12 +294,12 @@ def judge_vqvae(vqvae, originals, codes, images, subjects):
             key: float("nan") if means[key] is None else value_of(means[key])  # None: no brain in any of them
             for key in ("ssim", "psnr", "ssim_brain")
         },
-        "codes_used": len(np.unique(codes)) / vqvae.settings["num_codes"],
+        "codes_used": codebook_metrics(codes, vqvae.settings["num_codes"], vqvae.settings["depth"])["used_fraction"],
     }
 
 
 def show_vqvae(tf, vqvae, folder, originals, codes, images):
-    """Write to TensorBoard: slices, their reconstructions, and the codebook with what its codes stand for."""
+    """Write to TensorBoard: slices, their reconstructions, and the first codebook with what its codes stand for."""
     import numpy as np
 
     from report.codebook import code_patches, write_projector
@@ -307,6 +307,7 @@ def show_vqvae(tf, vqvae, folder, originals, codes, images):
     tf.summary.image("originals", originals, max_outputs=8)
     tf.summary.image("reconstructions", images, max_outputs=8)
     num_codes = vqvae.settings["num_codes"]
+    codes = digits_of(codes, num_codes, vqvae.settings["depth"])[0]
     uses = np.bincount(codes.ravel(), minlength=num_codes)
     tf.summary.histogram("uses of a code over the mean", uses / uses.mean())
     patches = code_patches(codes[:PATCHED_SLICES], images[:PATCHED_SLICES], num_codes)

@@ -174,6 +174,19 @@ def evenly(rows, limit):
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
 
+def digits_of(codes, base, count):
+    """Codes (…) int, 0 … base^count − 1, of NumPy or TensorFlow -> their digits, the first first: a tuple of (…)."""
+    return tuple(codes // base**place % base for place in reversed(range(count)))
+
+
+def from_digits(digits, base):
+    """The inverse of ``digits_of``: a sequence of (…) int -> codes (…)."""
+    codes = digits[0]
+    for digit in digits[1:]:
+        codes = base * codes + digit
+    return codes
+
+
 # ---- random numbers -------------------------------------------------------------------------
 
 

@@ -2,14 +2,14 @@
 
     python experiments/study.py --data ../shared/data/brains
 
-Every variant is trained for the same time at 128x120 pixels on the slices of --data, or with --datasets on the
-demo cohort: the base for --seconds, a variant for the base's steps times the ratio of their seconds per step,
-measured in turns, for a machine's speed varies more than that from minute to minute; any number of people takes
-the base's steps, on the data set that its rows are for. Each is trained in a process of its own and measured on
-validation people by evaluate.py's own functions. Its row goes to --out at once, and is committed there with
---commit; rows that are there already are skipped, so a study that was stopped goes on where it was. Variants of
-the prior start from copies of the base's VQ-VAE. A variant that lost and needed code of its own is not here any
-more: its row names the commit that holds it.
+Every variant is trained for the same time on the slices of --data, or with --datasets on the demo cohort, at 128x120
+pixels, on the fourth base as large as they are: the base for --seconds, a variant for the base's steps times the ratio
+of their seconds per step, measured in turns, for a machine's speed varies more than that from minute to minute; any
+number of people takes the base's steps, on the data set that its rows are for. Each is trained in a process of its
+own and measured on validation people by evaluate.py's own functions. Its row goes to --out at once, and is committed
+there with --commit; rows that are there already are skipped, so a study that was stopped goes on where it was.
+Variants of the prior start from copies of the base's VQ-VAE. A variant that lost and needed code of its own is not
+here any more: its row names the commit that holds it.
 """
 
 import json
@@ -48,6 +48,22 @@ SECOND = dict(
 BASES = {  # the first trained on slices sampled bilinearly and did not compare the strength of bands
     "second": SECOND,
     "third": SECOND | dict(prior_vertical_width=48, detail_weight=1.0),
+    "fourth": dict(
+        image_size=None,
+        downsample=4,
+        num_codes=256,
+        detail_weight=0.0,
+        prior_layers=12,
+        prior_width=96,
+        prior_vertical_width=48,
+        prior_patch=2,
+        prior_levels=2,
+        prior_slices_below=2,
+        prior_augment=1.0,
+        prior_dropout=0.2,
+        evaluations=3,
+        precision="mixed_bfloat16",
+    ),  # whole slices
 }  # as the presets are, for so short a time
 
 
@@ -118,7 +134,7 @@ def variants():
         *people("demo", (50, 200, 800), demo_people=1200),
     ]
     vqvae, prior, sampling = on("third", "vqvae"), on("third", "prior"), on("third", "sampling")
-    return second + [
+    third = [
         vqvae("base", "base"),
         prior("base", "base"),
         vqvae("detail weight", "4.0", detail_weight=4.0),
@@ -128,6 +144,20 @@ def variants():
         sampling("top-p", "0.9", top_p=0.9),
         *[sampling("guidance", f"{value}", guidance=value) for value in (1.5, 2.0, 3.0)],
     ]
+    vqvae, prior, both = on("fourth", "vqvae"), on("fourth", "prior"), on("fourth", "both")
+    coarse = dict(downsample=8, num_codes=1024, detail_weight=4.0, prior_patch=1, prior_levels=1)
+    return (
+        second
+        + third
+        + [
+            vqvae("base", "base"),
+            prior("base", "base"),
+            prior("levels", "one", prior_levels=1),
+            prior("other slices told", "none", prior_slices_below=0),
+            both("pixels per code", "8, K = 1024, one level", **coarse),
+            both("pixels per code", "4, K = 64", num_codes=64),
+        ]
+    )
 
 
 def find_variant(key):

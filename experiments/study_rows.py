@@ -189,7 +189,7 @@ def prepare(tf, study, key, options):
         source, old = open_run(study.base_folder(key, "vqvae"), stage="vqvae")
         stages = {"vqvae": "finished", "prior": "wanted"}
         config = with_defaults(old) | options | {"source": str(source), "stages": stages}
-    config["image_size"] = list(config["image_size"])
+    config["image_size"] = config["image_size"] and list(config["image_size"])
     slices, parts = prepare_data(config)
     box = Box(*config["crop_box"])
     config["precision_resolved"] = choose_precision(tf, config, box)
@@ -223,7 +223,7 @@ def steps_of(call, base, seconds):
 
 def train_variant(tf, study, key, options, base):
     """Train one variant for the budget, by train.py's own functions; returns its config."""
-    from train import train_prior, train_vqvae
+    from train import measure_sharpening, train_prior, train_vqvae
     from training.plan import describe
     from training.timing import stage_steps
     from training.workers import Team
@@ -240,10 +240,13 @@ def train_variant(tf, study, key, options, base):
     save_json(folder / "config.json", config)
     slices.to_csv(folder / "slices.csv", index=False)
     if stages == ["prior"]:
-        (folder / "vqvae.keras").write_bytes((Path(config["source"]) / "vqvae.keras").read_bytes())
+        for name in ("vqvae.keras", "sharpening.json"):
+            (folder / name).write_bytes((Path(config["source"]) / name).read_bytes())
     team = Team(tf, tf.distribute.get_strategy())
     for name in stages:
         (train_vqvae if name == "vqvae" else train_prior)(team, config, folder, parts, box)
+        if name == "vqvae":
+            measure_sharpening(folder, parts["train"], box)
         config["stages"][name] = "finished"
         save_json(folder / "config.json", config)
     return config
@@ -262,13 +265,13 @@ def measure_vqvae(folder):
 
     run = Run(folder, stage="vqvae")
     check_people(run, "validation")
-    cache, num_codes = Cache(run), run.config["num_codes"]
+    cache, books = Cache(run), (run.config["num_codes"], run.depth)
     training, held_out = load_part(run, cache, "train"), load_part(run, cache, "validation", frames=True)
     summary = measure_reconstruction(held_out, run.box, [])[1]
     names = ("ssim_brain", "psnr_brain", "spectrum_gap", "frc_resolution", "tissue_dice")
     return {name: value_of(summary[name]) for name in names} | {
-        "used_fraction": codebook_metrics(held_out.codes, num_codes)["used_fraction"],
-        "unigram_bits": unigram_bits_per_code(training.codes, held_out.codes, num_codes),
+        "used_fraction": codebook_metrics(held_out.codes, *books)["used_fraction"],
+        "unigram_bits": unigram_bits_per_code(training.codes, held_out.codes, *books),
     }
 
 
@@ -291,7 +294,7 @@ def measure_prior(folder, **sampling):
     if sampling:
         cache.kept = lambda name, content, compute: compute()  # the cache knows temperature 1 only
     parts = {split: load_part(run, cache, split, frames=split == "validation") for split in ("train", "validation")}
-    baseline = PositionalBaseline(parts["train"], parts["validation"], run.config["num_codes"])
+    baseline = PositionalBaseline(parts["train"], parts["validation"], run.config["num_codes"], run.depth)
     prior = measure_codes(run, cache, parts, "validation", baseline)[3]
     rows = np.arange(len(parts["validation"].codes))
     sets = gather_sets(run, cache, parts, "validation", rows, baseline, quick=True, **sampling)

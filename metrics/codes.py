@@ -12,6 +12,7 @@ from metrics.reasons import put
 from sampling.run import prior_bits
 from slices.frame import brain_mask
 from slices.processes import parallel
+from utils import digits_of, from_digits
 
 POSITION_BINS = 5
 BITS_SLICES = 24  # of each person who is not judged, that bits are counted on
@@ -20,55 +21,74 @@ NEAR = 2  # positions apart, for slices of different people to be compared code 
 LEAST_DEVIATION = 1.0  # bits: the black around the brain has none, and half a bit more there means nothing
 
 
-def codebook_metrics(codes, num_codes):
-    """How evenly codes (N, h, w) int use a codebook, counted over all of them at once.
+def codebook_metrics(codes, num_codes, depth=1):
+    """How evenly codes (…) int use their codebooks, counted over all of them at once: means over the codebooks.
+
+    Args:
+        num_codes, depth: K, and how many codebooks there are.
 
     Returns:
         dict of ``perplexity`` (1 … K), ``used_fraction`` and ``largest_share`` (both 0 … 1).
     """
-    share = np.bincount(codes.ravel(), minlength=num_codes) / codes.size  # (K,)
-    used = share[share > 0]
-    return {
-        "perplexity": float(2 ** -(used * np.log2(used)).sum()),
-        "used_fraction": len(used) / num_codes,
-        "largest_share": float(share.max()),
-    }
+    rows = []
+    for share in count_codes(codes, num_codes, depth) / codes.size:  # (K,)
+        used = share[share > 0]
+        rows.append((2 ** -(used * np.log2(used)).sum(), len(used) / num_codes, share.max()))
+    return dict(zip(("perplexity", "used_fraction", "largest_share"), np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def unigram_bits_per_code(training_codes, codes, num_codes):
-    """Cross-entropy in bits of codes under the add-one-smoothed frequencies of the training codes."""
-    counts = np.bincount(training_codes.ravel(), minlength=num_codes) + 1.0
-    return float(-np.log2(counts / counts.sum())[codes].mean())
+def count_codes(codes, num_codes, depth=1):
+    """How often each code of each codebook stands in codes (…) int: (depth, K)."""
+    digits = digits_of(codes.ravel(), num_codes, depth)
+    return np.array([np.bincount(digit, minlength=num_codes) for digit in digits])
+
+
+def frequencies(codes, num_codes, depth=1):
+    """The same as shares, add-one-smoothed: (depth, K), each row of sum 1."""
+    return (count_codes(codes, num_codes, depth) + 1.0) / (codes.size + num_codes)
+
+
+def unigram_bits_per_code(training_codes, codes, num_codes, depth=1):
+    """Cross-entropy in bits of codes under the add-one-smoothed frequencies of the training codes' digits."""
+    bits = -np.log2(frequencies(training_codes, num_codes, depth))
+    return sum(
+        float(of_digit[digits].mean())
+        for of_digit, digits in zip(bits, digits_of(codes, num_codes, depth), strict=True)
+    )
 
 
 class PositionalBaseline:
     """How often each code stood in each cell of the training grids, by slice position in five bins.
 
-    Mixed with the add-one-smoothed unigram; the weight of the mixture is chosen on validation people.
+    Mixed with the add-one-smoothed unigram; the weight of the mixture is chosen on validation people. The digits of a
+    code are counted and drawn each on its own.
 
     Args:
         training: Part of the training people.
         validation: that of the validation people, or None: the weight is then chosen on the training people.
-        num_codes: K.
+        num_codes, depth: K, and how many digits a code has.
     """
 
-    def __init__(self, training, validation, num_codes):
+    def __init__(self, training, validation, num_codes, depth=1):
         codes, position = training.codes, training.columns["position"]
-        self.last = int(position.max())
-        counts = np.bincount(codes.ravel(), minlength=num_codes) + 1.0
-        self.unigram = counts / counts.sum()  # (K,)
+        self.last, self.num_codes, self.depth = int(position.max()), num_codes, depth
+        self.unigram = frequencies(codes, num_codes, depth)  # (depth, K)
         bins = self.bins(position)
-        self.counts = np.zeros((POSITION_BINS, *codes.shape[1:], num_codes), np.uint32)
-        h, w = np.indices(codes.shape[1:])
+        self.counts = np.zeros((POSITION_BINS, depth, *codes.shape[1:], num_codes), np.uint32)
+        places = np.indices(self.counts.shape[1:-1])  # of digit, row, column
         for start in range(0, len(codes), COUNTED):  # in one go the indices would take three times the codes
             rows = slice(start, start + COUNTED)
-            np.add.at(self.counts, (bins[rows, None, None], h, w, codes[rows]), 1)
+            np.add.at(self.counts, (bins[rows, None, None, None], *places, self.digits(codes[rows])), 1)
         self.totals = np.maximum(np.bincount(bins, minlength=POSITION_BINS), 1)
         chosen_on = validation if validation is not None else training
         self.weight = min(
             np.linspace(0.05, 0.95, 19),
             key=lambda weight: self.bits(chosen_on.codes, chosen_on.columns["position"], weight).mean(),
         )
+
+    def digits(self, codes):
+        """Codes (N, h, w) int -> (N, depth, h, w)."""
+        return np.stack(digits_of(codes, self.num_codes, self.depth), axis=1)
 
     def bins(self, position):
         """The bin of each slice's position, (N,) int; positions are ids from 1."""
@@ -85,24 +105,30 @@ class PositionalBaseline:
                 then left out of the counts: they would know their own slices.
         """
         weight = self.weight if weight is None else weight
-        bins = self.bins(position)
-        h, w = np.indices(codes.shape[1:])
-        seen, totals = self.counts[bins[:, None, None], h, w, codes].astype(int), self.totals[bins]
+        bins, digits = self.bins(position), self.digits(codes)
+        digit, h, w = np.indices(digits.shape[1:])
+        seen, totals = self.counts[bins[:, None, None, None], digit, h, w, digits].astype(int), self.totals[bins]
         if counted is not None:
             for rows in pd.DataFrame({"subject": counted}).groupby(["subject", bins]).indices.values():
-                seen[rows] -= (codes[rows][:, None] == codes[rows]).sum(axis=1)
+                seen[rows] -= (digits[rows][:, None] == digits[rows]).sum(axis=1)
                 totals[rows] -= len(rows)
-        share = seen / np.maximum(totals, 1)[:, None, None]
-        return -np.log2(weight * share + (1 - weight) * self.unigram[codes])
+        share = seen / np.maximum(totals, 1)[:, None, None, None]
+        return -np.log2(weight * share + (1 - weight) * self.unigram[digit, digits]).sum(axis=1)
+
+    def unigram_bits(self, codes):
+        """−log2 p of every code by the frequencies of its digits alone: (N, h, w)."""
+        digits = self.digits(codes)
+        return -np.log2(self.unigram)[np.arange(self.depth)[:, None, None], digits].sum(axis=1)
 
     def draw(self, position, random):
         """Codes (N, h, w) int32 for positions (N,) as ids from 1, every cell drawn on its own."""
         grids = []
         for place in self.bins(position):
-            p = self.weight * self.counts[place] / self.totals[place] + (1 - self.weight) * self.unigram  # (h, w, K)
+            unigram = self.unigram[:, None, None]
+            p = self.weight * self.counts[place] / self.totals[place] + (1 - self.weight) * unigram  # (depth, h, w, K)
             cumulative = p.cumsum(axis=-1)
-            uniforms = random.random((*p.shape[:2], 1)) * cumulative[..., -1:]
-            grids.append((cumulative <= uniforms).sum(axis=-1))
+            uniforms = random.random((*p.shape[:-1], 1)) * cumulative[..., -1:]
+            grids.append(from_digits((cumulative <= uniforms).sum(axis=-1), self.num_codes))
         return np.array(grids, np.int32)
 
 
@@ -142,21 +168,22 @@ def measure_codes(run, cache, parts, split, baseline):
         name: split_bits(run, cache, name, part, baseline, None if name == split else BITS_SLICES)
         for name, part in parts.items()
     }
-    num_codes, num_cells = run.config["num_codes"], run.code_grid[0] * run.code_grid[1]
-    prior = prior_section(bits, split, num_codes)
+    num_codes, depth, num_cells = run.config["num_codes"], run.depth, run.code_grid[0] * run.code_grid[1]
+    uniform = depth * float(np.log2(num_codes))
+    prior = prior_section(bits, split, uniform)
     per_code = value_of(prior[f"bits_per_code_{split}"])
     prior["bits_per_pixel"] = per_code * num_cells / (run.frame[0] * run.frame[1])
     prior["overfitting"] = per_code - value_of(prior["bits_per_code_train"])
     prior["positional_weight"] = float(baseline.weight)
     rate = {
-        "bits_per_image": float(num_cells * np.log2(num_codes)),
+        "bits_per_image": num_cells * uniform,
         "bits_per_image_unigram": prior["unigram_bits_per_code"] * num_cells,
         "bits_per_image_prior": per_code * num_cells,
     }
     codes = parts[split].codes
     in_brain = codes[brain_cells(parts[split].crops, run.code_grid)]
-    codebook = codebook_metrics(codes, num_codes)
-    perplexity = codebook_metrics(in_brain, num_codes)["perplexity"] if len(in_brain) else None
+    codebook = codebook_metrics(codes, num_codes, depth)
+    perplexity = codebook_metrics(in_brain, num_codes, depth)["perplexity"] if len(in_brain) else None
     put(codebook, "perplexity_brain", perplexity, "cells")
     return bits, rate, codebook, prior
 
@@ -174,15 +201,15 @@ def split_bits(run, cache, name, part, baseline, limit=None):
     return CodeBits(
         prior=likelihood,
         positional=positional,
-        unigram=-np.log2(baseline.unigram)[codes],
+        unigram=baseline.unigram_bits(codes),
         brain=brain_cells(part.crops, run.code_grid, np.flatnonzero(kept)),
         subject=subject,
         kept=kept,
     )
 
 
-def prior_section(bits, split, num_codes):
-    """Bits per code by split and model, over all cells and in the brain."""
+def prior_section(bits, split, uniform):
+    """Bits per code by split and model, over all cells and in the brain; ``uniform`` bits if all were as likely."""
     prior, held_out = {}, bits[split]
     for suffix in ("", "_brain"):
         for name in ("train", "validation", "test"):
@@ -196,7 +223,7 @@ def prior_section(bits, split, num_codes):
         for model in ("unigram", "positional"):
             per_code = value_of(bits_by_person(getattr(held_out, model), held_out.subject, cells))
             put(prior, f"{model}_bits_per_code{suffix}", per_code, "cells")
-        prior[f"uniform_bits_per_code{suffix}"] = float(np.log2(num_codes))
+        prior[f"uniform_bits_per_code{suffix}"] = uniform
     return prior
 
 

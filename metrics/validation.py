@@ -27,7 +27,8 @@ def measure(models, training, held_out, box, split):
         with the names of metrics.json.
     """
     vqvae = models[0]
-    num_codes, grid = vqvae.settings["num_codes"], vqvae.code_grid
+    num_codes, depth, grid = vqvae.settings["num_codes"], vqvae.settings["depth"], vqvae.code_grid
+    uniform = depth * float(np.log2(num_codes))  # bits of a code
     codes = encode_images(vqvae, held_out["images"], box)  # (N, h, w)
     subjects = held_out["slices"]["subject"].to_numpy()
     rows = measure_reconstructions(vqvae, codes, held_out["images"], box)
@@ -36,8 +37,8 @@ def measure(models, training, held_out, box, split):
         "people": len(set(subjects)),
         "slices": len(codes),
         "reconstruction": mean_by_person(rows, subjects),
-        "rate": {"bits_per_image": float(grid[0] * grid[1] * np.log2(num_codes))},
-        "codebook": codebook_metrics(codes, num_codes),
+        "rate": {"bits_per_image": grid[0] * grid[1] * uniform},
+        "codebook": codebook_metrics(codes, num_codes, depth),
     }
     if len(models) == 2:
         few = evenly(np.arange(len(training["images"])), UNIGRAM_SLICES)
@@ -46,8 +47,8 @@ def measure(models, training, held_out, box, split):
         by_person = mean_by_person([{"bits": value} for value in bits], subjects)["bits"]
         metrics["prior"] = {
             f"bits_per_code_{split}": by_person,
-            "unigram_bits_per_code": unigram_bits_per_code(training_codes, codes, num_codes),
-            "uniform_bits_per_code": float(np.log2(num_codes)),
+            "unigram_bits_per_code": unigram_bits_per_code(training_codes, codes, num_codes, depth),
+            "uniform_bits_per_code": uniform,
         }
         metrics["rate"]["bits_per_image_prior"] = value_of(by_person) * grid[0] * grid[1]
     return metrics

@@ -42,7 +42,7 @@ def draw_figures(folder, metrics, pictures, run_folder=None):
         metrics: what metrics.json will hold.
         pictures: dict of ``sets`` (metrics.samples.Sets), ``neighbours`` (pairs of sample and training row with their
             distance) and ``spectra`` (name → frequencies and power); and of a run alone ``bits_map`` (h, w) float and
-            ``code_counts`` (K,) int.
+            ``code_counts`` int, of every code of all codebooks.
         run_folder: where a run's histories are.
     """
     sets, is_run = pictures["sets"], "bits_map" in pictures

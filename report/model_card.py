@@ -97,6 +97,7 @@ def data_lines(folder, config, licence=None):
         if config["simulated"]
         else TERMS
     )
+    depth = config.get("code_depth", 1)
     usual = "none, they come with the code" if config["simulated"] else "TO BE FILLED IN"
     line = f"{LICENCE} {licence or usual}"
     if path.is_file() and not licence:
@@ -108,7 +109,8 @@ def data_lines(folder, config, licence=None):
         line,
         f"- labels: {', '.join(config['labels'])}; fingerprint of the pixels `{config['data_fingerprint'][:16]}`",
         f"- frame {config['frame'][1]}×{config['frame'][0]} pixels, code grid "
-        f"{config['code_grid'][1]}×{config['code_grid'][0]} of {config['num_codes']} codes",
+        f"{config['code_grid'][1]}×{config['code_grid'][0]} of "
+        f"{f'{depth} times ' * (depth > 1)}{config['num_codes']} codes",
     ]
 
 

@@ -110,12 +110,12 @@ def show_answer(run, image, label=None, position=None, validation=None):
         bits = prior_bits(run.prior, codes, condition_ids(known, run.labels))
     else:
         bits, z_scores, (compared,) = compare_codes(run, known, codes, validation)
-    num_codes, given = run.config["num_codes"], in_box(run, image)
-    most = 1.5 * np.log2(num_codes)
+    code_values, given = run.code_values, in_box(run, image)
+    most = 1.5 * np.log2(code_values)
     pictures = {
         "the slice": given,
         "reconstruction": run.decode_crops(codes)[0],
-        f"codes, 0 to {num_codes - 1}": in_colours(codes, given, "turbo", 0, num_codes - 1),
+        f"codes, 0 to {code_values - 1}": in_colours(codes, given, "turbo", 0, code_values - 1),
         f"bits of each code, 0 to {most:.0f}": in_colours(bits, given, "magma", 0, most),
     }
     if validation is not None:

@@ -8,7 +8,7 @@ from sampling.completion import CHAINS, completions_of
 from sampling.draws import check_draw, draw_held_out, output_folder
 from slices.frame import crop
 from slices.index import condition_ids
-from utils import UserError, evenly, new_folder
+from utils import UserError, digits_of, evenly, new_folder
 
 COLUMNS = 8  # of samples
 MOST_LABELS = 4
@@ -47,6 +47,7 @@ def gallery(run, seed=0, out=None, **draw):
         else:
             columns, known = condition_ids(given, run.labels), run.encode(originals)
         codes = np.concatenate([drawn, known])
+        coarse = digits_of(codes, run.config["num_codes"], run.depth)[0]  # what finer digits stand for depends on it
         everything = crop(np.concatenate([samples, originals]), run.box)  # (N, h, w, 1) uint8
         write_gallery(
             unfinished / "gallery.png",
@@ -59,8 +60,8 @@ def gallery(run, seed=0, out=None, **draw):
                 "originals": everything[len(samples) :],
                 "completions": complete_upper_halves(run, known, columns, seed, draw),
                 "completed": "samples" if given is None else "validation slices",
-                "uses": np.bincount(codes.ravel(), minlength=run.config["num_codes"]),
-                "patches": code_patches(codes, everything / 255, run.config["num_codes"]),
+                "uses": np.bincount(coarse.ravel(), minlength=run.config["num_codes"]),
+                "patches": code_patches(coarse, everything / 255, run.config["num_codes"]),
             },
         )
     print(out / "gallery.png")

@@ -41,7 +41,7 @@ def interpolate(run, num_images=9, label=None, position=None, seed=0, out=None):
         }
         turned = turn(run.prior, steps, columns, seed)
         rows, images, captions = [], [], []
-        for way, codes in (("mixed", mix(run.vqvae.quantizer, steps, turned[0], turned[-1])), ("turned", turned)):
+        for way, codes in (("mixed", mix(run.vqvae, steps, turned[0], turned[-1])), ("turned", turned)):
             bits = prior_bits(run.prior, codes, columns).sum(axis=(1, 2))
             images.append(run.sharpened(run.decode_crops(codes, block=num_images))[..., None])  # (N, H, W, 1)
             captions += [f"{value:.0f} bits" for value in bits]
@@ -83,8 +83,8 @@ def turn(prior, steps, columns, seed):
     return np.asarray(prior.sample(uniforms, columns["label"], columns["position"], scored=slice(0))[0])
 
 
-def mix(quantizer, steps, first, last):
+def mix(vqvae, steps, first, last):
     """Codes (N, h, w) int32 nearest to the mixtures of the vectors of two grids (h, w); steps (N,) in [0, 1]."""
-    first, last = (np.asarray(quantizer.embed(codes)) for codes in (first, last))  # (h, w, D)
+    first, last = (np.asarray(vqvae.embed(codes)) for codes in (first, last))  # (h, w, D)
     steps = steps[:, None, None, None]
-    return np.asarray(quantizer.nearest(((1 - steps) * first + steps * last).astype(np.float32)))
+    return np.asarray(vqvae.nearest(((1 - steps) * first + steps * last).astype(np.float32)))

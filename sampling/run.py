@@ -89,11 +89,17 @@ class Run:
         self.data = Path(data) if data else find_beside(self.folder, self.config["data"])
         self.labels, self.num_positions = self.config["labels"], self.config["num_positions"]
         self.frame, self.code_grid = tuple(self.config["frame"]), tuple(self.config["code_grid"])
+        self.depth = self.config.get("code_depth", 1)  # digits of a code; earlier versions had one
         self.box = Box(*self.config["crop_box"])
         check_cache(cache)
         self.cache = cache
         self.sharpening = load_sharpening(self.folder / "sharpening.json") if sharpen else None
         self.coherence = load_coherence(self.folder / "coherence.json") if sharpen else None
+
+    @property
+    def code_values(self):
+        """How many codes there are, of all their digits together."""
+        return self.config["num_codes"] ** self.depth
 
     @cached_property
     def slices(self):
@@ -251,16 +257,16 @@ class Run:
         return prior_bits(self.prior, codes, {"label": label_ids, "position": position_ids})
 
     def _checked(self, codes):
-        """The codes as an array (N, h, w) int32, all of them of the codebook."""
-        codes, num_codes = np.asarray(codes), self.config["num_codes"]
+        """The codes as an array (N, h, w) int32, all of them of the codebooks."""
+        codes, code_values = np.asarray(codes), self.code_values
         if (
             codes.shape[1:] != self.code_grid
             or not len(codes)
             or codes.dtype.kind not in "iu"
-            or (codes.min() < 0 or codes.max() >= num_codes)
+            or (codes.min() < 0 or codes.max() >= code_values)
         ):
             raise UserError(
-                f"codes must be whole numbers from 0 to {num_codes - 1} of shape {(1, *self.code_grid)} or "
+                f"codes must be whole numbers from 0 to {code_values - 1} of shape {(1, *self.code_grid)} or "
                 f"more of them, not {codes.dtype} of shape {codes.shape}"
             )
         return codes.astype(np.int32, copy=False)

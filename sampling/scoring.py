@@ -187,7 +187,7 @@ def score_rows(paths, columns, labels, bits, z_scores, brain, compared, outside_
 def draw_map(path, run, crop, bits, z_scores, healed, row):
     """Draw a slice (H, W) uint8, the bits and z-scores (h, w) of its codes, and the healed slice unless it is None."""
     z, blurred = (over_pixels(z_scores[None], crop.shape, blurred=how)[0] for how in (False, True))
-    most = 1.5 * math.log2(run.config["num_codes"])
+    most = 1.5 * math.log2(run.code_values)
     pictures = [
         ("slice", crop / 255, None, 0, 1),
         ("bits per code", over_pixels(bits[None], crop.shape)[0], "magma", 0, most),

@@ -83,7 +83,8 @@ def test_every_earlier_code_is_seen_and_no_later_one(grid, layers):
 def changes(prior, codes, context=None):
     """(h w, h w) bool, by cell: whether a logit vector (row) changes with a code (column)."""
     count = codes[0].size
-    order = prior.by_cell(np.arange(count).reshape(1, *prior.grid)).numpy().ravel()  # raster numbers of codes, by cell
+    numbers = np.arange(count).reshape(1, *prior.grid, 1)
+    order = modules.space_to_depth(numbers, prior.patch).numpy().ravel()  # raster numbers of codes, by cell
     changed = np.repeat(codes, count, axis=0).reshape(count, -1)
     changed[range(count), order] = (changed[range(count), order] + 1) % CODES
     rows = np.concatenate([codes, changed.reshape(count, *prior.grid)])

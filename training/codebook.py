@@ -7,17 +7,18 @@ from modules import own_uniforms
 from training.replicas import sum_over_replicas, whole_batch
 
 
-def initialise_codebook(vqvae, images):
-    """Set the codebook to K of the encoder's outputs for images (B, H, W, 1) float32 in [0, 1]."""
-    quantizer = vqvae.quantizer
+def initialise_codebooks(vqvae, images):
+    """Set each codebook to K of what it has to quantize of images (B, H, W, 1) float32 in [0, 1]."""
     z_e = ops.cast(vqvae.encoder(images), "float32")  # (B, h, w, D)
-    flat = ops.reshape(z_e, (-1, quantizer.code_dim))
-    order = tf.argsort(tf.random.stateless_uniform((flat.shape[0],), (vqvae.settings["seed"], 0)))
-    chosen = ops.take(order, ops.arange(quantizer.num_codes) % flat.shape[0])  # (K,), repeated if there are too few
-    quantizer.codebook.assign(ops.transpose(ops.take(flat, chosen, axis=0)))
-    if quantizer.ema:
-        quantizer.counts.assign(ops.ones_like(quantizer.counts))
-        quantizer.sums.assign(quantizer.codebook)
+    for depth, quantizer in enumerate(vqvae.quantizers()):
+        flat = ops.reshape(z_e, (-1, quantizer.code_dim))
+        order = tf.argsort(tf.random.stateless_uniform((flat.shape[0],), (vqvae.settings["seed"], depth)))
+        chosen = ops.take(order, ops.arange(quantizer.num_codes) % flat.shape[0])  # (K,), repeated if there are too few
+        quantizer.codebook.assign(ops.transpose(ops.take(flat, chosen, axis=0)))
+        if quantizer.ema:
+            quantizer.counts.assign(ops.ones_like(quantizer.counts))
+            quantizer.sums.assign(quantizer.codebook)
+        z_e = z_e - quantizer(z_e)[1]
 
 
 def update_codebook(quantizer, z_e, codes, seed, revive):

@@ -14,20 +14,27 @@ def losses_of(vqvae, images):
 
     Returns:
         dict of scalars: reconstruction, commitment, codebook (where it is trained by gradients), and squared, which
-        nothing is trained by; z_e (B, h, w, D) float32; codes (B, h, w) int32.
+        nothing is trained by; and what ``VQVAE.quantize_residuals`` made of its z_e.
     """
     z_e = ops.cast(vqvae.encoder(images), "float32")  # (B, h, w, D)
-    codes, embedded = vqvae.quantizer(z_e)
-    straight_through = z_e + ops.stop_gradient(embedded - z_e)  # value of the code, gradient of z_e
+    quantized = vqvae.quantize_residuals(z_e)
+    z_q = sum(embedded for _, _, embedded in quantized)
+    straight_through = z_e + ops.stop_gradient(z_q - z_e)  # value of the codes, gradient of z_e
     reconstructions = ops.cast(vqvae.decoder(straight_through), "float32")
     terms = {
         "reconstruction": reconstruction_error(vqvae, images, reconstructions),
-        "commitment": ops.mean((z_e - ops.stop_gradient(embedded)) ** 2),
+        "commitment": mean_distance((given, ops.stop_gradient(embedded)) for given, _, embedded in quantized),
     }
     if not vqvae.quantizer.ema:
-        terms["codebook"] = ops.mean((ops.stop_gradient(z_e) - embedded) ** 2)
+        terms["codebook"] = mean_distance((ops.stop_gradient(given), embedded) for given, _, embedded in quantized)
     terms["squared"] = ops.stop_gradient(ops.mean((images - reconstructions) ** 2))
-    return terms, z_e, codes
+    return terms, quantized
+
+
+def mean_distance(pairs):
+    """The mean squared difference of pairs of (B, h, w, D), and over them (Lee et al. 2022, §3.1, adds them up)."""
+    distances = [ops.mean((first - second) ** 2) for first, second in pairs]
+    return sum(distances) / len(distances)
 
 
 def total_loss(vqvae, terms):

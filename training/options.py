@@ -174,6 +174,14 @@ class Options:
         demo=128,
         paper=512,
     )
+    code_depth: int = option(
+        1,
+        "codebooks, each of what the ones before it leave: a code of the grid is one of each",
+        VQVAE,
+        choices=(1, 2, 3, 4),
+        of_vqvae=True,
+        older=1,
+    )
     code_dim: int = option(
         16, "dimension of a code", VQVAE, within=(1, 1024), metavar="D", needed=True, of_vqvae=True, smoke=8, paper=64
     )

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from training.packing import rounded
+from utils import digits_of
 
 BLOCKS = 32768  # at most, that patterns are fitted to
 
@@ -39,7 +40,7 @@ def fit_patterns(prior, vqvae, images, size=32):
 
 
 def greys_of(codes, images, prior):
-    """The mean grey of the pixels that each code stands at, (K,) float64, 0 for a code that is nowhere.
+    """The mean grey of the pixels where each first digit stands, (K,) float64, 0 for one that is nowhere.
 
     Args:
         codes: (N, h, w) int.
@@ -48,8 +49,9 @@ def greys_of(codes, images, prior):
     side = images[0].shape[1] // codes.shape[1]
     pixels = np.concatenate([x.reshape(len(x), *codes.shape[1:2], side, codes.shape[2], side) for x in images])
     means = pixels.mean(axis=(2, 4)).ravel()  # one for each code
-    count = np.bincount(codes.ravel(), minlength=prior.num_codes)
-    return np.bincount(codes.ravel(), means, minlength=prior.num_codes) / np.maximum(count, 1)
+    digits = digits_of(codes.ravel(), prior.num_codes, prior.depth)[0]
+    count = np.bincount(digits, minlength=prior.num_codes)
+    return np.bincount(digits, means, minlength=prior.num_codes) / np.maximum(count, 1)
 
 
 def stored(values):

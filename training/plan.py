@@ -81,6 +81,11 @@ def new_config(preset, options):
     config = {**preset_values(preset), **options, "preset": preset, "source": None}
     if "detail_weight" in options and config["loss"] != "pyramid":
         raise UserError("--detail-weight is of the pyramid error: leave it out, or choose --loss pyramid")
+    if config["num_codes"] ** config["code_depth"] > 2**31:
+        raise UserError(
+            f"{config['code_depth']} codebooks of {config['num_codes']} codes make more codes than a whole number of 32 "
+            "bits has room for: give a smaller --code-depth or --num-codes"
+        )
     if config["data"] is not None:
         check_folder(config["data"])
     config["image_size"] = list(config["image_size"]) if config["image_size"] else None
@@ -227,7 +232,8 @@ def describe(config, vqvae, prior, refining=None):
     import math
 
     height, width = config["code_grid"]
-    bits = height * width * math.log2(config["num_codes"])
+    depth = config["code_depth"]
+    bits = height * width * depth * math.log2(config["num_codes"])
     up, sideways = prior.receptive_field
     config.update(
         bits_per_image=bits,
@@ -238,7 +244,8 @@ def describe(config, vqvae, prior, refining=None):
     )
     print(
         f"frame {config['frame'][1]}x{config['frame'][0]}, brain box {config['crop_box'][3]}x"
-        f"{config['crop_box'][2]}, code grid {width}x{height} of {config['num_codes']} codes: "
+        f"{config['crop_box'][2]}, code grid {width}x{height} of {f'{depth} times ' * (depth > 1)}"
+        f"{config['num_codes']} codes: "
         f"{bits:.0f} bits per image; {vqvae.count_params():,} + {prior.count_params():,} + "
         f"{config['refiner_parameters']:,} parameters; "
         f"receptive field {up} rows up, {sideways} columns to each side"

@@ -21,18 +21,21 @@ def vqvae_step(vqvae, batch, planned_steps=0):
         planned_steps: how long the training will be; codes are revived in its first three quarters.
 
     Returns:
-        dict of the loss and its terms, scalars of all replicas, and the codes seen, (B, h, w) int32.
+        dict of the loss and its terms, scalars of all replicas, and the digits of the codes seen, each (B, h, w) int32.
     """
     with tf.GradientTape() as tape:
-        terms, z_e, codes = losses_of(vqvae, batch["image"])
+        terms, quantized = losses_of(vqvae, batch["image"])
         loss = total_loss(vqvae, terms)
         scaled_loss = vqvae.optimizer.scale_loss(loss)  # for float16; the same otherwise
     step = ops.cast(vqvae.optimizer.iterations, "int32")
     apply_gradients(vqvae, tape.gradient(scaled_loss, vqvae.trainable_variables))
     if vqvae.quantizer.ema:
         revive = step < tf.cast(REVIVING * planned_steps, tf.int32)
-        update_codebook(vqvae.quantizer, z_e, codes, ops.stack([vqvae.settings["seed"], step]), revive)
-    return {**mean_over_replicas({"loss": loss, **terms}), "codes": whole_batch(codes)}
+        seed = ops.stack([vqvae.settings["seed"], step])
+        for quantizer, (given, digits, _) in zip(vqvae.quantizers(), quantized, strict=True):
+            update_codebook(quantizer, given, digits, seed, revive)
+    digits = [whole_batch(digits) for _, digits, _ in quantized]
+    return {**mean_over_replicas({"loss": loss, **terms}), "codes": digits}
 
 
 def with_codes(vqvae, batch):
@@ -87,7 +90,7 @@ def unsure_context(prior, codes, gaps, seed):
     batch, seeds = tf.shape(codes)[0], [seed + ops.array([0, i], dtype="int32") for i in range(3)]
     told = own_uniforms((batch,), seeds[0]) >= NOTHING_TOLD  # (B,)
     there = told[:, None] & (codes[:, :, 0, 0] >= 0)  # (B, N)
-    codes = ops.where(there[:, :, None, None], with_errors(codes, WRONGLY_TOLD, prior.num_codes, seeds[1:]), -1)
+    codes = ops.where(there[:, :, None, None], with_errors(codes, WRONGLY_TOLD, prior.code_values, seeds[1:]), -1)
     return codes, ops.where(there, gaps, 0)
 
 
