@@ -145,7 +145,7 @@ def variants():
         *[sampling("guidance", f"{value}", guidance=value) for value in (1.5, 2.0, 3.0)],
     ]
     vqvae, prior, both = on("fourth", "vqvae"), on("fourth", "prior"), on("fourth", "both")
-    coarse = dict(downsample=8, num_codes=1024, detail_weight=4.0, prior_patch=1, prior_levels=1)
+    coarse = dict(downsample=8, detail_weight=4.0, prior_patch=1, prior_levels=1)
     return (
         second
         + third
@@ -154,8 +154,10 @@ def variants():
             prior("base", "base"),
             prior("levels", "one", prior_levels=1),
             prior("other slices told", "none", prior_slices_below=0),
-            both("pixels per code", "8, K = 1024, one level", **coarse),
-            both("pixels per code", "4, K = 64", num_codes=64),
+            both("codes", "8 pixels, K = 1024, one level", **coarse | dict(num_codes=1024)),
+            both("codes", "8 pixels, 4 times 256, one level", **coarse | dict(code_depth=4)),
+            both("codes", "4 pixels, K = 64", num_codes=64),
+            both("codes", "4 pixels, 2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
         ]
     )
 
@@ -241,10 +243,13 @@ def main(argv):
         help="the slices of --data, or the demo cohort (default brains)",
     )
     parser.add_argument("--commit", action="store_true", help="commit each row")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the fourth base's variants, and stop")
     parser.add_argument("--row", type=json.loads, help="JSON: the one row to make and print, as the rest calls it")
     flags = parser.parse_args(argv)
     study = Study(flags.data, Path(flags.out).absolute(), flags.runs, flags.seconds)
-    if flags.row:
+    if flags.sheet:
+        draw_sheet(flags.sheet, study)
+    elif flags.row:
         print(json.dumps(train_row(study, Key(*flags.row))))
     else:
         for key in wanted_rows(flags.only, flags.seeds, flags.datasets):
@@ -255,7 +260,26 @@ def main(argv):
                 print(row, flush=True)
 
 
-# ---- the figure ---------------------------------------------------------------------------------
+# ---- the figures --------------------------------------------------------------------------------
+
+
+def draw_sheet(path, study):
+    """Validation people's slices, and below them samples of every variant of the fourth base, the first of seed 0."""
+    import numpy as np
+
+    from experiments.draws import SHOWN, drawn, slices_of
+    from sampling.run import Run
+    from slices.sheets import image_sheet
+
+    images = {}
+    for key in wanted_rows((), 1, ["brains"]):
+        if key.base == "fourth" and key.stage != "vqvae" and study.folder(key).is_dir():
+            run = Run(study.folder(key))
+            reference = slices_of(run, "validation")
+            reference = reference.take(np.linspace(0, len(reference.images) - 1, SHOWN).astype(int))
+            images.setdefault("validation\npeople", reference.images)
+            images[f"{key.factor}:\n{key.variant}".replace(", ", "\n")] = drawn(run, reference, key.variant, {})
+    image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
 
 
 def people_measures():

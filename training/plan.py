@@ -83,7 +83,7 @@ def new_config(preset, options):
         raise UserError("--detail-weight is of the pyramid error: leave it out, or choose --loss pyramid")
     if config["num_codes"] ** config["code_depth"] > 2**31:
         raise UserError(
-            f"{config['code_depth']} codebooks of {config['num_codes']} codes make more codes than a whole number of 32 "
+            f"{config['code_depth']} codebooks of {config['num_codes']} codes are more than a whole number of 32 "
             "bits has room for: give a smaller --code-depth or --num-codes"
         )
     if config["data"] is not None:
