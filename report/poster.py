@@ -32,8 +32,8 @@ def write_gallery(path, folder, config, pictures):
     titles = {
         "samples": "Samples, by label and position (lowest first)",
         "completions": f"Completions of {pictures['completed']}: whole, the half that is kept, what may follow",
-        "codes": f"What the codes stand for, the most used first: {len(by_use)} of the {len(used)} in use "
-        f"here, of {config['num_codes']} in all",
+        "codes": f"What the {'first ' * (config.get('code_depth', 1) > 1)}codes stand for, the most used first: "
+        f"{len(by_use)} of the {len(used)} in use here, of {config['num_codes']} in all",
     }
     white = dict.fromkeys(("text.color", "xtick.color", "ytick.color"), "white")
     with matplotlib.rc_context(

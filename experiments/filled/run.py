@@ -87,7 +87,8 @@ def models(files, run):
     """Reconstructions, rate, codes and prior of a run: a table."""
     metrics, config = files.metrics(run), files.config(run)
     found, rate, codes, prior = (metrics[name] for name in ("reconstruction", "rate", "codebook", "prior"))
-    (height, width), size = config["code_grid"], config["num_codes"]
+    (height, width), depth = config["code_grid"], config.get("code_depth", 1)
+    books = f"{depth} times {config['num_codes']}" if depth > 1 else config["num_codes"]
     split = metrics["split"]
     test, training = (prior[f"bits_per_code_{name}"] for name in (split, "train"))
     others = {"unigram": "unigram", "positional": "by position", "uniform": "uniform"}
@@ -109,7 +110,7 @@ def models(files, run):
         ],
         [
             "codes in use",
-            f"{percent(codes['used_fraction'])} of {size}, perplexity {number(codes['perplexity'], 0)}, "
+            f"{percent(codes['used_fraction'])} of {books}, perplexity {number(codes['perplexity'], 0)}, "
             f"in the brain {number(codes['perplexity_brain'], 0)}",
         ],
         ["prior, bits per code", f"**{metric(test, 2)}**; {baselines}"],

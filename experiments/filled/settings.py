@@ -26,6 +26,7 @@ def draws(files):
 TEXTS = {
     "study.stage1": study.stage_1,
     "study.stage2": study.stage_2,
+    "study.whole": study.whole,
     "study.nulls": study.nulls,
     "study.sampling": study.sampling,
     "study.people": study.people,

@@ -6,6 +6,15 @@ from experiments.filled.words import number, table
 
 BASE = "base"
 BASES = ("first", "second", "third")
+RECONSTRUCTIONS = {"ssim_brain": 3, "spectrum_gap": 2, "frc_resolution": 3, "bits_per_image": 0}  # to digits
+JUDGED = {
+    "real_two_sample_auc": 2,
+    "real_two_sample_auc_shape": 2,
+    "real_two_sample_auc_texture": 2,
+    "real_frechet": 1,
+    "real_recall": 2,
+}
+WHOLE = RECONSTRUCTIONS | {"bits_validation": 2} | JUDGED
 NAMES = {"steps": "steps", "used_fraction": "% of codes in use", "bits_per_image": "bits"}
 
 
@@ -241,6 +250,22 @@ def stage_2(files):
         )
     head = ["stage 2, real slices", "base", "tried", "steps", "bits per code, validation (train)"]
     return table([*head, "of the positional baseline", "two-sample AUC", "diversity"], rows)
+
+
+def whole(files):
+    """Variants of the fourth base, whole slices: a table of both stages."""
+    lines, rows = [row for row in files.rows("study.csv") if row["base"] == "fourth"], []
+    first = next(row for row in lines if row["stage"] == "vqvae")
+    for row in lines:
+        if row["stage"] != "vqvae":
+            stages = row if row["ssim_brain"] else row | {name: first[name] for name in RECONSTRUCTIONS}
+            name = "*the base*" if row["variant"] == BASE else f"{row['factor']}: {row['variant']}"
+            rows.append([name, row["steps"], *(number(float(stages[key]), digits) for key, digits in WHOLE.items())])
+    null = row_of(files, "fourth", "prior", BASE, BASE)
+    nulls = (number(float(null[f"{key}_null"]), digits) if key in JUDGED else "" for key, digits in WHOLE.items())
+    rows.append(["slices of other people", "", *nulls])
+    heads = ["SSIM", "missing power", "resolution", "bits an image", "bits per code", "AUC", "shape", "texture"]
+    return table(["", "steps", *heads, "Fréchet", "recall"], rows)
 
 
 def nulls(files):
