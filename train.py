@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from training.options import OPTIONS, PRESETS, STAGES, add_option_flags
-from utils import Interrupted, Parser, Terminated, UserError, digits_of, run_script, save_json, shell
+from utils import Interrupted, Parser, Terminated, UserError, run_script, save_json, shell
 
-PATCHED_SLICES = 64  # validation slices whose patches show in TensorBoard what a code stands for
 CODEBOOK_SLICES = 64  # training slices whose codes the codebook starts from
 PATTERN_SLICES = 256  # training slices that the patterns of the prior's top codes are fitted to
 EVALUATION_BATCH = 16
@@ -213,6 +212,7 @@ def train_vqvae(team, config, folder, parts, box):
     import numpy as np
 
     from dataset import evaluation_batches
+    from metrics.looks import judge_vqvae, show_vqvae
     from training.codebook import initialise_codebooks
     from training.data import stage_batches, thinned
     from training.loop import Stage
@@ -246,7 +246,7 @@ def train_vqvae(team, config, folder, parts, box):
         vqvae,
         step,
         lambda: judge_vqvae(vqvae, originals, *reconstructed(), validation["slices"]["subject"]),
-        lambda: show_vqvae(tf, vqvae, folder, originals, *reconstructed()),
+        lambda: show_vqvae(vqvae, folder, originals, *reconstructed()),
         config["checkpoint_minutes"],
     )
     stage.fit(
@@ -271,47 +271,6 @@ def measure_sharpening(folder, train_part, box):
     blocks = (originals[start : start + EVALUATION_BATCH].astype("float32") / 255 for start in starts)
     reconstructions = np.concatenate([to_bytes(vqvae.decode(vqvae.encode(block)).numpy()) for block in blocks])
     fit_sharpening(originals[..., 0], reconstructions).save(folder / "sharpening.json")
-
-
-def judge_vqvae(vqvae, originals, codes, images, subjects):
-    """Held-out metrics of reconstructions: the loss that chooses the best weights, likeness, and use of the codebook.
-
-    Args:
-        originals, images: (N, H, W, 1) float32 in [0, 1].
-        codes: (N, h, w) int32.
-        subjects: whose slices they are, (N,).
-    """
-    from metrics.codes import codebook_metrics
-    from metrics.images import image_metrics
-    from metrics.people import mean_by_person, value_of
-    from training.losses import reconstruction_error
-
-    rows = [image_metrics(*pair) for pair in zip(originals, images, strict=True)]
-    means = mean_by_person(rows, subjects)
-    return {
-        "loss": float(reconstruction_error(vqvae, originals, images)),
-        **{
-            key: float("nan") if means[key] is None else value_of(means[key])  # None: no brain in any of them
-            for key in ("ssim", "psnr", "ssim_brain")
-        },
-        "codes_used": codebook_metrics(codes, vqvae.settings["num_codes"], vqvae.settings["depth"])["used_fraction"],
-    }
-
-
-def show_vqvae(tf, vqvae, folder, originals, codes, images):
-    """Write to TensorBoard: slices, their reconstructions, and the first codebook with what its codes stand for."""
-    import numpy as np
-
-    from report.codebook import code_patches, write_projector
-
-    tf.summary.image("originals", originals, max_outputs=8)
-    tf.summary.image("reconstructions", images, max_outputs=8)
-    num_codes = vqvae.settings["num_codes"]
-    codes = digits_of(codes, num_codes, vqvae.settings["depth"])[0]
-    uses = np.bincount(codes.ravel(), minlength=num_codes)
-    tf.summary.histogram("uses of a code over the mean", uses / uses.mean())
-    patches = code_patches(codes[:PATCHED_SLICES], images[:PATCHED_SLICES], num_codes)
-    write_projector(folder / "tensorboard" / "vqvae", vqvae.quantizer.codebook.numpy().T, uses, patches)
 
 
 # ---- stage 2 ------------------------------------------------------------------------------------
@@ -390,6 +349,7 @@ def train_refiner(team, config, folder, parts, box):
     """Train the refiner on images of drawn codes, against a critic that sees training slices beside them."""
     import numpy as np
 
+    from metrics.looks import judge_refined
     from slices.frame import crop
     from training.data import refining_batches, thinned
     from training.folder import load_models
@@ -493,31 +453,6 @@ def whole_scans(slices, num_positions):
     table = slices.assign(row=range(len(slices))).sort_values(["scan", "position"])
     whole = table.groupby("scan")["position"].transform(lambda of_scan: list(of_scan) == list(range(num_positions)))
     return table["row"].to_numpy(int)[whole.to_numpy(bool)].reshape(-1, num_positions)
-
-
-def judge_refined(originals, refined):
-    """Held-out metrics of refined images: power in the upper half of frequencies, and noise in flat tissue.
-
-    A critic's loss says who is ahead, not how good. So the best weights are those whose images are nearest to slices in
-    these two, as factors: "loss" is the sum of their |log10|.
-
-    Args:
-        originals: (N, H, W) uint8.
-        refined: (M, H, W, 1) float32 in [0, 1].
-    """
-    import numpy as np
-
-    from metrics.images import mean_spectrum
-    from metrics.measured import slice_noise
-    from slices.frame import to_bytes
-
-    sides = originals, to_bytes(refined)
-    powers = [mean_spectrum(images, len(images))[1] for images in sides]
-    upper = slice(len(powers[0]) // 2, None)
-    missing = float(np.abs(np.log10(powers[1] / powers[0]))[upper].mean())
-    noises = [np.median([noise for noise in map(slice_noise, images) if noise > 0] or [1.0]) for images in sides]
-    ratio = float(noises[1] / noises[0])
-    return {"loss": missing + abs(np.log10(ratio)), "missing_power": missing, "noise_ratio": ratio}
 
 
 if __name__ == "__main__":
