@@ -152,11 +152,11 @@ def variants():
         + [
             vqvae("base", "base"),
             prior("base", "base"),
-            prior("levels", "one", prior_levels=1),
             prior("other slices told", "none", prior_slices_below=0),
-            both("codes", "8 pixels, K = 1024, one level", **coarse | dict(num_codes=1024)),
+            prior("levels", "one", prior_levels=1),
+            prior("dropout", "0%", prior_dropout=0.0),
             both("codes", "8 pixels, 4 times 256, one level", **coarse | dict(code_depth=4)),
-            both("codes", "4 pixels, K = 64", num_codes=64),
+            both("codes", "8 pixels, K = 1024, one level", **coarse | dict(num_codes=1024)),
             both("codes", "4 pixels, 2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
         ]
     )
