@@ -154,4 +154,4 @@ def test_patterns_are_those_of_the_blocks_that_there_are():
 def test_the_grey_of_a_code_is_the_mean_of_its_pixels():
     codes = np.array([[[0, 1]]])
     images = np.arange(8, dtype=np.float32).reshape(1, 2, 4, 1)
-    assert greys_of(codes, [images], SimpleNamespace(num_codes=3)).tolist() == [2.5, 4.5, 0]
+    assert greys_of(codes, [images], SimpleNamespace(num_codes=3, depth=1)).tolist() == [2.5, 4.5, 0]
