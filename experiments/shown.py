@@ -143,7 +143,7 @@ def benchmark(run, data, work):
     return [work / "benchmark.png"]
 
 
-BY_HAND = ("architecture.svg",)
+BY_HAND = ("architecture.svg", "study.png")
 ROWS = (
     Row(
         ("people.png", "people_views.png"),

@@ -95,6 +95,13 @@ def only_people(count):
     plain, data.split_by_subject = data.split_by_subject, split
 
 
+def hide_others(share):
+    """Patch: training hides the other slices of so large a share of the slices."""
+    from training import steps
+
+    steps.NOTHING_TOLD = share
+
+
 def variants():
     """(base, stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
 
@@ -154,6 +161,7 @@ def variants():
             prior("base", "base"),
             prior("other slices told", "none", prior_slices_below=0),
             prior("levels", "one", prior_levels=1),
+            prior("other slices told", "to 40%", partial(hide_others, 0.6)),
             prior("dropout", "0%", prior_dropout=0.0),
             both("codes", "8 pixels, 4 times 256, one level", **coarse | dict(code_depth=4)),
             both("codes", "8 pixels, K = 1024, one level", **coarse | dict(num_codes=1024)),
