@@ -151,8 +151,7 @@ def variants():
         sampling("top-p", "0.9", top_p=0.9),
         *[sampling("guidance", f"{value}", guidance=value) for value in (1.5, 2.0, 3.0)],
     ]
-    vqvae, prior, both = on("fourth", "vqvae"), on("fourth", "prior"), on("fourth", "both")
-    coarse = dict(downsample=8, detail_weight=4.0, prior_patch=1, prior_levels=1)
+    vqvae, prior = on("fourth", "vqvae"), on("fourth", "prior")
     return (
         second
         + third
@@ -163,9 +162,8 @@ def variants():
             prior("levels", "one", prior_levels=1),
             prior("other slices told", "to 40%", partial(hide_others, 0.6)),
             prior("dropout", "0%", prior_dropout=0.0),
-            both("codes", "8 pixels, 4 times 256, one level", **coarse | dict(code_depth=4)),
-            both("codes", "8 pixels, K = 1024, one level", **coarse | dict(num_codes=1024)),
-            both("codes", "4 pixels, 2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
+            vqvae("codes", "2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
+            vqvae("codes", "8 pixels, 4 times 256", downsample=8, code_depth=4, detail_weight=4.0, prior_patch=1),
         ]
     )
 
