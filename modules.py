@@ -720,6 +720,7 @@ class GatedPixelCNN(Prior):
         vertical_width: of the vertical stack, where it is not the same.
         dropout: rate of the spatial dropout in every layer's horizontal unit.
         condition_dropout: how often training drops the label, and independently the position.
+        context_dropout: how often it hides all other grids: so the model draws single ones, too.
         seed: of everything drawn in training, together with the step.
         vqvae_sha256: of the file of the VQ-VAE whose codes these are.
         convolution: how the layers convolve, one of CONVOLUTIONS; where sampling goes code by code, none does.
@@ -740,6 +741,7 @@ class GatedPixelCNN(Prior):
         vertical_width=None,
         dropout=0.0,
         condition_dropout=0.1,
+        context_dropout=0.3,
         seed=0,
         vqvae_sha256="",
         convolution="dilated",
@@ -763,6 +765,7 @@ class GatedPixelCNN(Prior):
             vertical_width=vertical_width or width,
             dropout=dropout,
             condition_dropout=condition_dropout,
+            context_dropout=context_dropout,
             seed=seed,
             convolution=convolution,
         )

@@ -59,6 +59,7 @@ BASES = {  # the first trained on slices sampled bilinearly and did not compare 
         prior_patch=2,
         prior_levels=2,
         prior_slices_below=2,
+        prior_told=0.7,
         prior_augment=1.0,
         prior_dropout=0.2,
         evaluations=3,
@@ -93,13 +94,6 @@ def only_people(count):
         return slices.reset_index(drop=True)
 
     plain, data.split_by_subject = data.split_by_subject, split
-
-
-def hide_others(share):
-    """Patch: training hides the other slices of so large a share of the slices."""
-    from training import steps
-
-    steps.NOTHING_TOLD = share
 
 
 def variants():
@@ -160,7 +154,7 @@ def variants():
             prior("base", "base"),
             prior("other slices told", "none", prior_slices_below=0),
             prior("levels", "one", prior_levels=1),
-            prior("other slices told", "to 40%", partial(hide_others, 0.6)),
+            prior("other slices told", "to 40%", prior_told=0.4),
             prior("dropout", "0%", prior_dropout=0.0),
             vqvae("codes", "2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
             vqvae("codes", "8 pixels, 4 times 256", downsample=8, code_depth=4, detail_weight=4.0, prior_patch=1),

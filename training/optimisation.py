@@ -56,6 +56,7 @@ def build_prior(config, precision, vqvae_sha256=""):
         width=config["prior_width"],
         vertical_width=config.get("prior_vertical_width"),
         dropout=config["prior_dropout"],
+        context_dropout=1 - config["prior_told"],
         seed=config["seed"],
         vqvae_sha256=vqvae_sha256,
         convolution=config.get("prior_convolution_resolved", "dilated"),

@@ -281,6 +281,13 @@ class Options:
         older=0,
         paper=0,
     )
+    prior_told: float = option(
+        0.7,
+        "share of slices that training tells it those below of; of the others it learns to draw single slices",
+        PRIOR,
+        within=(0, 1),
+        metavar="SHARE",
+    )
     prior_convolution: str = option(
         "auto",
         "how it convolves, to the same end: shifted, as one product, can be faster on a GPU, and auto times it there",

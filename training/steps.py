@@ -10,7 +10,6 @@ from training.replicas import mean_over_replicas, replicas, whole_batch
 
 REVIVING = 0.75  # of the steps; after them no code is revived: the decoder needs time to learn a moved code
 SEEDS_PER_STEP = 1024  # of which the last half is for what the prior is told
-NOTHING_TOLD = 0.3  # share of slices of which training hides the other slices: so the prior draws single ones, too
 WRONGLY_TOLD = 0.04  # share of the other slices' codes that are random: so a stack of draws does not drift
 
 
@@ -88,7 +87,7 @@ def drop_condition(prior, condition, seed):
 def unsure_context(prior, codes, gaps, seed):
     """Other slices' codes (B, N, h, w) and gaps (B, N) -> the same, sometimes hidden, and some of the codes wrong."""
     batch, seeds = tf.shape(codes)[0], [seed + ops.array([0, i], dtype="int32") for i in range(3)]
-    told = own_uniforms((batch,), seeds[0]) >= NOTHING_TOLD  # (B,)
+    told = own_uniforms((batch,), seeds[0]) >= prior.settings["context_dropout"]  # (B,)
     there = told[:, None] & (codes[:, :, 0, 0] >= 0)  # (B, N)
     codes = ops.where(there[:, :, None, None], with_errors(codes, WRONGLY_TOLD, prior.code_values, seeds[1:]), -1)
     return codes, ops.where(there, gaps, 0)

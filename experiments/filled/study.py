@@ -6,15 +6,15 @@ from experiments.filled.words import number, table
 
 BASE = "base"
 BASES = ("first", "second", "third")
-RECONSTRUCTIONS = {"ssim_brain": 3, "spectrum_gap": 2, "frc_resolution": 3, "bits_per_image": 0}  # to digits
-JUDGED = {
+STAGES = {"vqvae": "1", "prior": "2"}
+JUDGED = {  # column → digits
     "real_two_sample_auc": 2,
     "real_two_sample_auc_shape": 2,
     "real_two_sample_auc_texture": 2,
     "real_frechet": 1,
     "real_recall": 2,
 }
-WHOLE = RECONSTRUCTIONS | {"bits_validation": 2} | JUDGED
+WHOLE = {"bits_per_image": 0, "ssim_brain": 3, "spectrum_gap": 2, "frc_resolution": 3, "bits_validation": 2} | JUDGED
 NAMES = {"steps": "steps", "used_fraction": "% of codes in use", "bits_per_image": "bits"}
 
 
@@ -254,18 +254,17 @@ def stage_2(files):
 
 def whole(files):
     """Variants of the fourth base, whole slices: a table of both stages."""
-    lines, rows = [row for row in files.rows("study.csv") if row["base"] == "fourth"], []
-    first = next(row for row in lines if row["stage"] == "vqvae")
-    for row in lines:
-        if row["stage"] != "vqvae":
-            stages = row if row["ssim_brain"] else row | {name: first[name] for name in RECONSTRUCTIONS}
-            name = "*the base*" if row["variant"] == BASE else f"{row['factor']}: {row['variant']}"
-            rows.append([name, row["steps"], *(number(float(stages[key]), digits) for key, digits in WHOLE.items())])
+    rows = []
+    for row in files.rows("study.csv"):
+        if row["base"] == "fourth":
+            name = f"{row['factor']}: {row['variant']}" if row["variant"] != BASE else "*the base*"
+            cells = (number(float(row[key]), digits) if row[key] else "" for key, digits in WHOLE.items())
+            rows.append([name, STAGES[row["stage"]], row["steps"], *cells])
     null = row_of(files, "fourth", "prior", BASE, BASE)
     nulls = (number(float(null[f"{key}_null"]), digits) if key in JUDGED else "" for key, digits in WHOLE.items())
-    rows.append(["slices of other people", "", *nulls])
-    heads = ["SSIM", "missing power", "resolution", "bits an image", "bits per code", "AUC", "shape", "texture"]
-    return table(["", "steps", *heads, "Fréchet", "recall"], rows)
+    rows.append(["slices of other people", "", "", *nulls])
+    heads = ["bits an image", "SSIM in the brain", "missing power", "resolution", "bits per code", "AUC", "of shape"]
+    return table(["", "stage", "steps", *heads, "of texture", "Fréchet", "recall"], rows)
 
 
 def nulls(files):
