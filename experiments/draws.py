@@ -105,11 +105,16 @@ def drawn(run, reference, name, how):
 
 def draw_sheet(path, run, draw):
     """Write SHOWN slices of validation people, from the lowest to the highest, and below them samples of each way."""
-    reference = slices_of(run, "validation")
-    reference = reference.take(np.linspace(0, len(reference.images) - 1, SHOWN).astype(int))
+    reference = shown_slices(run)
     images = {"validation\npeople": reference.images}
     images |= {name.replace("=", "\n"): drawn(run, reference, name, how) for name, how in draw}
     image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
+
+
+def shown_slices(run):
+    """SHOWN slices of validation people, from the lowest to the highest: an ImageSet."""
+    reference = slices_of(run, "validation")
+    return reference.take(np.linspace(0, len(reference.images) - 1, SHOWN).astype(int))
 
 
 def slices_of(run, split):

@@ -148,9 +148,9 @@ def step_ratio(tf, config, train_step, images):
     from training.options import with_defaults
     from training.timing import random_batch, stage_step, time_steps
 
-    box = Box(*config["crop_box"])
+    config, box = with_defaults(config), Box(*config["crop_box"])
     our_step = stage_step(tf, "vqvae", config, build_vqvae(config, box, config["precision_resolved"]))
-    ours, theirs = random_batch(tf, with_defaults(config), box), images[:BATCH_SIZE].astype("float32") / 255
+    ours, theirs = random_batch(tf, config, box), images[:BATCH_SIZE].astype("float32") / 255
     calls = (lambda: float(train_step(theirs))), (lambda: our_step(ours)["loss"].numpy())
     for call in calls:
         call()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.results import REDUCED, read_rows, write_rows
 from experiments.study_rows import COLUMNS, Key, Study, base_rows, make_row
-from utils import Parser, number, run_script
+from utils import Parser, UserError, number, run_script
 
 SECOND = dict(
     image_size=(120, 128),
@@ -267,18 +267,20 @@ def draw_sheet(path, study):
     """Validation people's slices, and below them samples of every variant of the fourth base, the first of seed 0."""
     import numpy as np
 
-    from experiments.draws import SHOWN, drawn, slices_of
+    from experiments.draws import SHOWN, drawn, shown_slices
     from sampling.run import Run
     from slices.sheets import image_sheet
 
     images = {}
     for key in wanted_rows((), 1, ["brains"]):
-        if key.base == "fourth" and key.stage != "vqvae" and study.folder(key).is_dir():
+        if key.base == "fourth" and key.stage == "prior" and study.folder(key).is_dir():
             run = Run(study.folder(key))
-            reference = slices_of(run, "validation")
-            reference = reference.take(np.linspace(0, len(reference.images) - 1, SHOWN).astype(int))
+            reference = shown_slices(run)
             images.setdefault("validation\npeople", reference.images)
-            images[f"{key.factor}:\n{key.variant}".replace(", ", "\n")] = drawn(run, reference, key.variant, {})
+            name = f"{key.factor}:\n{key.variant}" if key.variant != "base" else "the base"
+            images[name] = drawn(run, reference, key.variant, {})
+    if not images:
+        raise UserError(f"no variant of the fourth base is in {study.runs}: train them first, without --sheet")
     image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
 
 

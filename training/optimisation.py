@@ -31,7 +31,7 @@ def build_vqvae(config, box, precision):
         config["seed"],
         config["loss"],
         config["detail_weight"],
-        config.get("code_depth", 1),
+        config["code_depth"],
         name="vqvae",
         dtype=precision,
     )
@@ -51,7 +51,7 @@ def build_prior(config, precision, vqvae_sha256=""):
         config["num_positions"],
         num_contexts=config["prior_slices_below"],
         patch=config["prior_patch"],
-        depth=config.get("code_depth", 1),
+        depth=config["code_depth"],
         num_layers=config["prior_layers"],
         width=config["prior_width"],
         vertical_width=config.get("prior_vertical_width"),
