@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from models import CODES, ids, randomise, some_images
+from small_models import CODES, ids, randomise, some_images
 
 import modules
 from metrics.codes import PositionalBaseline, codebook_metrics, count_codes, unigram_bits_per_code

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from models import CODES, GRID, ids, prior_batch, randomise, small_prior, small_vqvae, some_codes, some_images
+from small_models import CODES, GRID, ids, prior_batch, randomise, small_prior, small_vqvae, some_codes, some_images
 
 import modules
 from training.folder import save_model

@@ -8,7 +8,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from models import ids, randomise, small_prior, small_vqvae, some_codes
+from small_models import ids, randomise, small_prior, small_vqvae, some_codes
 
 from training.folder import save_model
 from training.packing import NO_DATE, pack, rounded

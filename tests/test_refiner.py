@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from models import randomise
 from scipy import ndimage
+from small_models import randomise
 
 from modules import BLACK, Refiner
 from slices.frame import Box

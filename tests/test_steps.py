@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from models import CODES, ids, prior_batch, randomise, small_prior, small_vqvae, some_images
+from small_models import CODES, ids, prior_batch, randomise, small_prior, small_vqvae, some_images
 
 import modules
 from training.codebook import update_codebook

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from models import small_prior, some_codes
+from small_models import small_prior, some_codes
 
 from metrics.people import value_of
 from metrics.told_bits import codes_told, next_persons, told_bits

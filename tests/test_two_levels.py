@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from models import CODES, GRID, ids, randomise, some_codes
+from small_models import CODES, GRID, ids, randomise, some_codes
 
 import modules
 from training.folder import load_model, save_model

@@ -210,7 +210,7 @@ def test_a_user_without_home_and_name_gets_no_folder_of_a_tilde(tmp_path):
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-ROOMS = ("slices", "training", "sampling", "metrics", "report")
+ROOMS = ("slices", "models", "training", "sampling", "metrics", "report")
 
 
 def test_everything_can_be_imported_where_unix_modules_are_missing():
