@@ -66,6 +66,7 @@ BASES = {  # the first trained on slices sampled bilinearly and did not compare 
         precision="mixed_bfloat16",
     ),  # whole slices
 }  # as the presets are, for so short a time
+BASES["fifth"] = BASES["fourth"] | dict(prior_told=0.4, prior_dropout=0.0)  # its VQ-VAE is that of the fourth
 
 
 # ---- what is tried ------------------------------------------------------------------------------
@@ -94,6 +95,53 @@ def only_people(count):
         return slices.reset_index(drop=True)
 
     plain, data.split_by_subject = data.split_by_subject, split
+
+
+class WithMeans:
+    """The images (N, H, W, 1) uint8 of a part, and as row N + n the mean of the slices below slice n in its scan."""
+
+    def __init__(self, images, below):
+        import numpy as np
+
+        self.images, self.shape = images, images.shape
+        self.means = np.zeros_like(images)
+        for row, told in enumerate(below):
+            if (told >= 0).any():
+                self.means[row] = np.rint(images[told[told >= 0]].mean(axis=0))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        import numpy as np
+
+        rows = np.asarray(rows)
+        images, means = (x[rows % len(self)] for x in (self.images, self.means))  # (…, H, W, 1)
+        return np.where(rows[..., None, None, None] < len(self), images, means)
+
+
+def last_is_a_summary():
+    """Patch: the last of the other grids is that of the mean of all slices below, a running summary."""
+    import numpy as np
+
+    from training import data
+
+    def told(slices, count):
+        rows, gaps = slices_below(slices, count)
+        if count:
+            there = rows[:, 0] >= 0
+            rows[:, -1] = np.where(there, len(slices) + np.arange(len(slices)), -1)
+            gaps[:, -1] = there
+        return rows, gaps
+
+    def prepare(*given, **named):
+        slices, parts = prepare_data(*given, **named)
+        for part in parts.values():
+            part["images"] = WithMeans(part["images"], slices_below(part["slices"], slices["position"].max())[0])
+        return slices, parts
+
+    slices_below, data.slices_below = data.slices_below, told
+    prepare_data, data.prepare_data = data.prepare_data, prepare
 
 
 def variants():
@@ -145,7 +193,7 @@ def variants():
         sampling("top-p", "0.9", top_p=0.9),
         *[sampling("guidance", f"{value}", guidance=value) for value in (1.5, 2.0, 3.0)],
     ]
-    vqvae, prior = on("fourth", "vqvae"), on("fourth", "prior")
+    vqvae, prior, later = on("fourth", "vqvae"), on("fourth", "prior"), on("fifth", "prior")
     return (
         second
         + third
@@ -158,6 +206,12 @@ def variants():
             prior("dropout", "0%", prior_dropout=0.0),
             vqvae("codes", "2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
             vqvae("codes", "8 pixels, 4 times 256", downsample=8, code_depth=4, detail_weight=4.0, prior_patch=1),
+            later("base", "base"),
+            later("learning rate", "0.004", learning_rate=0.004),
+            later("depth", "8 layers", prior_layers=8),
+            later("other slices told", "none", prior_slices_below=0),
+            later("other slices told", "one", prior_slices_below=1),
+            later("other slices told", "two and the mean of all below", last_is_a_summary, prior_slices_below=3),
         ]
     )
 
@@ -243,7 +297,7 @@ def main(argv):
         help="the slices of --data, or the demo cohort (default brains)",
     )
     parser.add_argument("--commit", action="store_true", help="commit each row")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the fourth base's variants, and stop")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the variants of the last two bases, and stop")
     parser.add_argument("--row", type=json.loads, help="JSON: the one row to make and print, as the rest calls it")
     flags = parser.parse_args(argv)
     study = Study(flags.data, Path(flags.out).absolute(), flags.runs, flags.seconds)
@@ -264,7 +318,7 @@ def main(argv):
 
 
 def draw_sheet(path, study):
-    """Validation people's slices, and below them samples of every variant of the fourth base, the first of seed 0."""
+    """Validation people's slices, and below them samples of each variant of the last two bases, the first of seed 0."""
     import numpy as np
 
     from experiments.draws import SHOWN, drawn, shown_slices
@@ -273,14 +327,14 @@ def draw_sheet(path, study):
 
     images = {}
     for key in wanted_rows((), 1, ["brains"]):
-        if key.base == "fourth" and key.stage == "prior" and study.folder(key).is_dir():
+        if key.base in ("fourth", "fifth") and key.stage == "prior" and study.folder(key).is_dir():
             run = Run(study.folder(key))
             reference = shown_slices(run)
             images.setdefault("validation\npeople", reference.images)
-            name = f"{key.factor}:\n{key.variant}" if key.variant != "base" else "the base"
-            images[name] = drawn(run, reference, key.variant, {})
+            name = f"{key.factor}:\n{key.variant}" if key.variant != "base" else "base"
+            images[f"{key.base} {name}"] = drawn(run, reference, key.variant, {})
     if not images:
-        raise UserError(f"no variant of the fourth base is in {study.runs}: train them first, without --sheet")
+        raise UserError(f"no variant of the fourth or fifth base is in {study.runs}: train them first, without --sheet")
     image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
 
 

@@ -70,8 +70,9 @@ class Study:
         return Path(self.runs) / "".join(letter if letter.isalnum() else "-" for letter in name)
 
     def base_folder(self, key, stage):
-        """Where the run of the base is kept that a row goes with."""
-        return self.folder(key._replace(stage=stage, factor="base", variant="base"))
+        """Where the run of the base is kept that a row goes with; the fifth has the VQ-VAE of the fourth."""
+        base = "fourth" if (key.base, stage) == ("fifth", "vqvae") else key.base
+        return self.folder(key._replace(base=base, stage=stage, factor="base", variant="base"))
 
     def base_steps(self, base, data, seed):
         """For each stage the steps that the base took."""
