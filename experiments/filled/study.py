@@ -253,11 +253,11 @@ def stage_2(files):
 
 
 def whole(files):
-    """Variants of the fourth base, whole slices: a table of both stages."""
+    """Variants of the fourth and the fifth base, whole slices: a table of both stages."""
     rows = []
     for row in files.rows("study.csv"):
-        if row["base"] == "fourth":
-            name = f"{row['factor']}: {row['variant']}" if row["variant"] != BASE else "*the base*"
+        if row["base"] in ("fourth", "fifth"):
+            name = f"{row['factor']}: {row['variant']}" if row["variant"] != BASE else f"*the {row['base']} base*"
             cells = (number(float(row[key]), digits) if row[key] else "" for key, digits in WHOLE.items())
             rows.append([name, STAGES[row["stage"]], row["steps"], *cells])
     null = row_of(files, "fourth", "prior", BASE, BASE)
