@@ -15,6 +15,7 @@ here any more: its row names the commit that holds it.
 import json
 import subprocess
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from experiments.results import REDUCED, read_rows, write_rows
 from experiments.study_rows import COLUMNS, Key, Study, base_rows, make_row
 from utils import Parser, UserError, number, run_script
 
+LABEL = 15  # letters in a line of a label, to the left of a row of the sheet
 SECOND = dict(
     image_size=(120, 128),
     downsample=8,
@@ -331,8 +333,9 @@ def draw_sheet(path, study):
             run = Run(study.folder(key))
             reference = shown_slices(run)
             images.setdefault("validation\npeople", reference.images)
-            name = f"{key.factor}:\n{key.variant}" if key.variant != "base" else "base"
-            images[f"{key.base} {name}"] = drawn(run, reference, key.variant, {})
+            name = [key.base + " base", *([] if key.variant == "base" else [f"{key.factor}:", key.variant])]
+            name = "\n".join(line for part in name for line in textwrap.wrap(part, LABEL))
+            images[name] = drawn(run, reference, key.variant, {})
     if not images:
         raise UserError(f"no variant of the fourth or fifth base is in {study.runs}: train them first, without --sheet")
     image_sheet(path, np.concatenate(list(images.values()))[..., None], SHOWN, list(images))
