@@ -99,53 +99,6 @@ def only_people(count):
     plain, data.split_by_subject = data.split_by_subject, split
 
 
-class WithMeans:
-    """The images (N, H, W, 1) uint8 of a part, and as row N + n the mean of the slices below slice n in its scan."""
-
-    def __init__(self, images, below):
-        import numpy as np
-
-        self.images, self.shape = images, images.shape
-        self.means = np.zeros_like(images)
-        for row, told in enumerate(below):
-            if (told >= 0).any():
-                self.means[row] = np.rint(images[told[told >= 0]].mean(axis=0))
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, rows):
-        import numpy as np
-
-        rows = np.asarray(rows)
-        images, means = (x[rows % len(self)] for x in (self.images, self.means))  # (…, H, W, 1)
-        return np.where(rows[..., None, None, None] < len(self), images, means)
-
-
-def last_is_a_summary():
-    """Patch: the last of the other grids is that of the mean of all slices below, a running summary."""
-    import numpy as np
-
-    from training import data
-
-    def told(slices, count):
-        rows, gaps = slices_below(slices, count)
-        if count:
-            there = rows[:, 0] >= 0
-            rows[:, -1] = np.where(there, len(slices) + np.arange(len(slices)), -1)
-            gaps[:, -1] = there
-        return rows, gaps
-
-    def prepare(*given, **named):
-        slices, parts = prepare_data(*given, **named)
-        for part in parts.values():
-            part["images"] = WithMeans(part["images"], slices_below(part["slices"], slices["position"].max())[0])
-        return slices, parts
-
-    slices_below, data.slices_below = data.slices_below, told
-    prepare_data, data.prepare_data = data.prepare_data, prepare
-
-
 def variants():
     """(base, stage, factor, variant, changes of the base's config, patch) in the order in which they are tried."""
 
@@ -212,8 +165,6 @@ def variants():
             later("learning rate", "0.004", learning_rate=0.004),
             later("depth", "8 layers", prior_layers=8),
             later("other slices told", "none", prior_slices_below=0),
-            later("other slices told", "one", prior_slices_below=1),
-            later("other slices told", "two and the mean of all below", last_is_a_summary, prior_slices_below=3),
         ]
     )
 
