@@ -282,11 +282,13 @@ class Options:
         paper=0,
     )
     prior_told: float = option(
-        0.7,
+        0.6,
         "share of slices that training tells it those below of; of the others it learns to draw single slices",
         PRIOR,
         within=(0, 1),
         metavar="SHARE",
+        older=0.7,
+        demo=0.7,
     )
     prior_convolution: str = option(
         "auto",
@@ -307,17 +309,16 @@ class Options:
         paper=0.0,
     )
     prior_dropout: float = option(
-        0.2,
+        0.0,
         "share of channels dropped in training",
         PRIOR,
         within=(0, 0.9),
         metavar="P",
         smoke=0.1,
         demo=0.1,
-        paper=0.0,
     )
     prior_steps: int = option(
-        3800,
+        4000,
         "optimizer steps",
         PRIOR,
         within=COUNT,
