@@ -101,6 +101,7 @@ def test_a_config_of_an_older_run_gets_what_it_lacks():
         "prior_augment": 0.8,
         "prior_levels": 1,
         "prior_slices_below": 0,
+        "prior_told": 0.7,
         "prior_convolution": "dilated",
         "refiner_steps": 0,
         "num_codes": 7,
