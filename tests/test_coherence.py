@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 
 from sampling.run import Run
-from slices.frame import crop
+from slices.frame import brain_mask, crop
 from train import whole_scans
-from training.coherence import RINGS, Coherence, correlations, fit_coherence, load_coherence, transport
+from training.coherence import (
+    RINGS,
+    Coherence,
+    correlations,
+    fit_coherence,
+    load_coherence,
+    mean_correlations,
+    rings_of,
+    transport,
+)
 
 
 def make_stacks(kept, seed, people=24, slices=5):
@@ -27,25 +36,40 @@ def drawn():
 
 
 @pytest.fixture(scope="module")
-def coherence(drawn):
-    return fit_coherence(drawn, make_stacks(0.9, seed=1))
+def real():
+    return make_stacks(0.9, seed=1)
 
 
-def mean_correlations(stacks):
-    return np.mean([correlations(stack) for stack in stacks], axis=0)
+@pytest.fixture(scope="module")
+def coherence(drawn, real):
+    return fit_coherence(drawn, real)
 
 
-def test_correlations_are_those_the_stacks_were_made_with(drawn, coherence):
-    np.testing.assert_allclose(coherence.drawn[4:], np.tile(0.4 ** np.arange(5), (RINGS - 4, 1)), atol=0.08)
-    np.testing.assert_allclose(coherence.wanted[4:], np.tile(0.9 ** np.arange(5), (RINGS - 4, 1)), atol=0.08)
-    assert correlations(np.zeros((3, 40, 48), np.uint8)).shape == (RINGS, 3)  # of nothing: no division by nothing
+def test_correlations_are_those_the_stacks_were_made_with(drawn, real):
+    for stacks, kept in ((drawn, 0.4), (real, 0.9)):
+        expected = np.tile(kept ** np.arange(5), (RINGS - 4, 1))
+        np.testing.assert_allclose(mean_correlations(stacks)[4:], expected, atol=0.08)
+    assert not correlations(np.zeros((3, 40, 48), np.uint8)).any()  # of nothing: no division by nothing
 
 
-def test_others_who_are_joined_are_as_coherent_as_people(coherence):
+def test_correlations_are_of_the_pixels_of_both_brains():
+    stack = make_stacks(0.6, 0, people=1, slices=3)[0]
+    for above, width in enumerate((48, 40, 36)):
+        stack[above, :, width:] = 0
+    masks, spectrum, ring = np.stack([brain_mask(image) for image in stack]), np.fft.rfft2(stack), 9
+    band = np.fft.irfft2(np.where(rings_of(stack.shape[1:]) == ring, spectrum, 0), stack.shape[1:])
+    for apart, pairs in ((1, [(0, 1), (1, 2)]), (2, [(0, 2)])):
+        values = [(band[low][both], band[high][both]) for low, high in pairs for both in [masks[low] & masks[high]]]
+        low, high = map(np.concatenate, zip(*values, strict=True))
+        expected = low @ high / np.sqrt(low @ low * (high @ high))
+        assert correlations(stack)[ring, apart] == pytest.approx(expected, abs=1e-4)
+
+
+def test_others_who_are_joined_are_as_coherent_as_people(coherence, real):
     others = make_stacks(0.4, seed=2)
     joined = np.stack([coherence.join(stack) for stack in others])
     assert joined.dtype == np.uint8 and joined.shape == others.shape
-    np.testing.assert_allclose(mean_correlations(joined)[4:], coherence.wanted[4:], atol=0.08)
+    np.testing.assert_allclose(mean_correlations(joined)[4:], mean_correlations(real)[4:], atol=0.05)
     contrasts = [stacks.std(axis=(2, 3)) for stacks in (joined, others)]
     np.testing.assert_allclose(contrasts[0] / contrasts[1], 1, atol=0.1)  # the strength of each slice is its own
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import toeplitz
 
+from slices.frame import brain_mask
 from training.sharpening import BLACK, frequencies
 from utils import load_json, save_json
 
@@ -22,7 +23,8 @@ class Coherence:
     """The correlation of slices that lie 0, 1, … S − 1 positions apart, in each ring of frequencies.
 
     Attributes:
-        drawn, wanted: (RINGS, S) float, of drawn people and of real ones; the first column is 1.
+        drawn: (RINGS, S) float, of drawn people; the first column is 1.
+        wanted: the same of real people, and as much beyond as drawn people who aim at that fall short of it.
     """
 
     drawn: np.ndarray
@@ -61,18 +63,30 @@ def fit_coherence(drawn, real):
     Args:
         drawn, real: (P, S, H, W) and (Q, S, H, W) uint8, stacks of slices, the lowest first.
     """
-    return Coherence(*(np.mean([correlations(stack) for stack in stacks], axis=0) for stacks in (drawn, real)))
+    found, wanted = mean_correlations(drawn), mean_correlations(real)
+    joined = mean_correlations([Coherence(found, wanted).join(stack) for stack in drawn])  # less: black stays black
+    return Coherence(found, np.clip(2 * wanted - joined, -1, 1))
+
+
+def mean_correlations(stacks):
+    """(RINGS, S): the mean over people of what ``correlations`` gives."""
+    return np.mean([correlations(stack) for stack in stacks], axis=0)
 
 
 def correlations(stack):
-    """(RINGS, S): that of the slices of a stack (S, H, W) uint8 which lie 0, 1, … apart, a mean over all such pairs."""
+    """(RINGS, S): that of the slices of a stack (S, H, W) uint8 which lie 0, 1, … apart.
+
+    What is correlated is what the ring holds of the image, in the pixels of both brains; 0 where there are none.
+    """
     spectrum, rings = np.fft.rfft2(stack.astype(np.float32)), rings_of(stack.shape[1:])
-    found = np.empty((RINGS, len(stack)))
+    masks = np.stack([brain_mask(image) for image in stack]).reshape(len(stack), -1).astype(np.float32)  # (S, H · W)
+    found = np.zeros((RINGS, len(stack)))
     for ring in range(RINGS):
-        here = spectrum[:, rings == ring]
-        here = here / strengths(here)
-        products = (here @ here.conj().T).real / here.shape[1]  # (S, S)
-        found[ring] = [np.diag(products, apart).mean() for apart in range(len(stack))]
+        band = np.fft.irfft2(np.where(rings == ring, spectrum, 0), stack.shape[1:]).reshape(masks.shape) * masks
+        products, power = band @ band.T, band**2 @ masks.T  # (S, S): in the pixels of both, of the first's terms
+        for apart in range(len(stack)):
+            both = np.sqrt(np.trace(power, apart) * np.trace(power.T, apart))
+            found[ring, apart] = np.trace(products, apart) / both if both else 0.0
     return found
 
 
