@@ -13,6 +13,7 @@ from training.coherence import (
     RINGS,
     Coherence,
     correlations,
+    even_outlines,
     fit_coherence,
     load_coherence,
     mean_correlations,
@@ -80,6 +81,13 @@ def test_people_who_are_coherent_stay_and_so_does_black(drawn, coherence):
     cut = np.where(np.arange(48) < 24, drawn[0], 3).astype(np.uint8)
     assert (coherence.join(cut)[..., 24:] == 3).all() and not np.array_equal(coherence.join(cut), cut)
     assert not coherence.join(np.zeros_like(cut)).any()
+
+
+def test_an_outline_that_two_neighbours_do_not_share_is_made_even():
+    alone = np.eye(4, dtype=bool)[:, None]  # four slices, each with a pixel that no other has
+    assert even_outlines(alone).tolist() == [*alone[:1].tolist(), [[False] * 4], [[False] * 4], *alone[3:].tolist()]
+    held = np.array([[[True]], [[False]], [[True]], [[True]]])
+    assert even_outlines(held).all() and np.array_equal(even_outlines(held[:2]), held[:2])
 
 
 def test_a_transport_takes_one_covariance_to_the_other():

@@ -33,14 +33,17 @@ class Coherence:
     def join(self, stack):
         """The slices of a drawn person, the lowest first: (S, H, W) uint8 -> the same, as coherent as people's.
 
-        Each slice keeps its strength in every ring, and what is black.
+        Each slice keeps its strength in every ring, and what is black but for its outline, which is made even.
         """
         spectrum, rings = np.fft.rfft2(stack.astype(np.float32)), rings_of(stack.shape[1:])
         for ring, transport in enumerate(self.transports):
             here = spectrum[:, rings == ring]  # (S, terms of the ring)
             spectrum[:, rings == ring] = strengths(here) * (transport @ (here / strengths(here)))
         joined = np.clip(np.rint(np.fft.irfft2(spectrum, stack.shape[1:])), 0, 255)
-        return np.where(stack > BLACK, joined, stack).astype(np.uint8)
+        masks = np.stack([brain_mask(image) for image in stack])  # (S, H, W)
+        even = even_outlines(masks)
+        joined = np.where((stack > BLACK) | (even & ~masks), joined, stack).astype(np.uint8)
+        return np.where(masks & ~even, 0, joined).astype(np.uint8)
 
     @cached_property
     def transports(self):
@@ -50,6 +53,12 @@ class Coherence:
     def save(self, path):
         """Write the correlations as JSON."""
         save_json(path, {name: np.round(getattr(self, name), 6).tolist() for name in ("drawn", "wanted")})
+
+
+def even_outlines(masks):
+    """Masks (S, H, W) bool -> the same, of what two of a slice and those below and above it hold; the ends stay."""
+    below, here, above = masks[:-2], masks[1:-1], masks[2:]
+    return np.concatenate([masks[:1], below & here | here & above | below & above, masks[1:][-1:]])
 
 
 def load_coherence(path):
