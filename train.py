@@ -17,6 +17,7 @@ PATTERN_SLICES = 256  # training slices that the patterns of the prior's top cod
 EVALUATION_BATCH = 16
 SHARPENING_SLICES = 256  # training slices that it is fitted on
 DRAWN, DRAWN_TO_LOOK = 1024, 64  # grids of codes that are drawn for the refiner: to learn from, and to judge it by
+EQUALISED = 256  # images that are drawn to measure what each frequency of refined ones lacks
 COHERENT, REAL = 4, 64  # people who are drawn, and training people, whose slices' coherence is compared
 
 
@@ -172,8 +173,8 @@ def train_stages(team, config, folder, parts):
             team.wait()
     config["finished"] = config["stages"]["prior"] == "finished"
     if team.chief:
-        if config["stages"].get("refiner") == "finished" and not (folder / "coherence.json").is_file():
-            measure_coherence(folder, parts["train"], box, config["seed"])
+        if config["stages"].get("refiner") == "finished":
+            measure_drawn(folder, parts["train"], box, config["seed"])
         models = load_models(folder, prior=config["finished"])
         config["validation"] = measure(models, parts["train"], parts["validation"], box, "validation")
     team.wait()
@@ -359,7 +360,8 @@ def train_refiner(team, config, folder, parts, box):
     from utils import file_sha256
 
     if team.chief:
-        (folder / "coherence.json").unlink(missing_ok=True)  # it was another refiner's
+        for name in ("equalising.json", "coherence.json"):
+            (folder / name).unlink(missing_ok=True)  # it was another refiner's
         if not (folder / "sharpening.json").is_file():  # earlier versions measured none
             measure_sharpening(folder, parts["train"], box)
     team.wait()
@@ -419,6 +421,26 @@ def draw_images(models, sharpening, columns, count, seed, purpose):
     blocks = draw_codes(prior, columns["label"][rows], columns["position"][rows], seed, purpose, scored=False)
     images = [sharpening.sharpen(to_bytes(vqvae.decode(codes).numpy())) for _, codes, _ in blocks]
     return np.concatenate(images)[: len(rows), ..., None]
+
+
+def measure_drawn(folder, train_part, box, seed):
+    """Measure what is not yet known of refined images: what each frequency lacks, then what slices have in common."""
+    if not (folder / "equalising.json").is_file():
+        (folder / "coherence.json").unlink(missing_ok=True)  # it is of images that were not equalised
+        measure_equalising(folder, train_part, box, seed)
+    if not (folder / "coherence.json").is_file():
+        measure_coherence(folder, train_part, box, seed)
+
+
+def measure_equalising(folder, train_part, box, seed):
+    """Write down how much weaker refined images of drawn codes are than training slices: equalising.json."""
+    from sampling.run import Run
+    from training.sharpening import EQUALISER_GAIN, fit_sharpening
+
+    run, columns = Run(folder), train_part["columns"]
+    drawn = draw_images(run.models, run.sharpening, columns, EQUALISED, seed, "codes to equalise")
+    originals = some_crops(train_part, EQUALISED, box)
+    fit_sharpening(originals[..., 0], run.refined(drawn[..., 0]), EQUALISER_GAIN).save(folder / "equalising.json")
 
 
 def measure_coherence(folder, train_part, box, seed):

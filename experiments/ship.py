@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.results import read_rows
 from utils import Parser, UserError, load_json, run_script, save_json, shell, whole_file, write_csv
 
-COPIED = ("*.keras", "sharpening.json", "coherence.json", "slices.csv", "people.csv", "history_*.csv")
+MEASURED = ("sharpening.json", "equalising.json", "coherence.json")  # after a stage, and used in drawing
+COPIED = ("*.keras", *MEASURED, "slices.csv", "people.csv", "history_*.csv")
 MOST = 12_000_000  # bytes of weights that go with the code, of all runs together
 PUBLIC_DOMAIN = ("cc0", "pddl", "public domain")
 CREDIT = ("License", "Name", "Authors", "DatasetDOI", "HowToAcknowledge")  # as BIDS calls them

@@ -26,7 +26,9 @@ def export(run, folder):
     """
     out = Path(folder)
     with new_folder(out, flag=None) as unfinished:
-        archive = export_archive(run.vqvae, run.prior, run.box, run.frame, BLOCK, run.sharpening, run.refiner)
+        archive = export_archive(
+            run.vqvae, run.prior, run.box, run.frame, BLOCK, run.sharpening, run.refiner, run.equaliser
+        )
         archive.write_out(str(unfinished), verbose=False)
         about = {name: run.config[name] for name in ABOUT} | {"run": run.name, "block": BLOCK}
         about["uniforms_shape"] = list(run.prior.uniforms_shape)
@@ -37,7 +39,7 @@ def export(run, folder):
     return out
 
 
-def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refiner=None):
+def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refiner=None, equaliser=None):
     """Both models as a keras.export.ExportArchive.
 
     Images are (N, H, W, 1) float32 in [0, 1] in the full frame: cropping and pasting back are inside. The endpoints:
@@ -53,7 +55,8 @@ def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refine
         crop_box: top, left, height and width of the box in the frame that the models see.
         frame: (H, W).
         block: grids that are sampled together; sums, and so codes, can differ in another company.
-        sharpening, refiner: the Sharpening and the Refiner of what is drawn, or None.
+        sharpening, refiner, equaliser: the Sharpening and the Refiner of what is drawn, and the Sharpening after them;
+            each may be None.
     """
     import keras
     import tensorflow as tf
@@ -72,7 +75,8 @@ def export_archive(vqvae, prior, crop_box, frame, block, sharpening=None, refine
     def decode_drawn(codes):
         crops = vqvae.decode(codes)
         crops = sharpening.sharpen_tensor(crops) if sharpening else crops
-        return in_frame(tf.round(255 * refiner.refine(crops)) / 255 if refiner else crops)
+        crops = tf.round(255 * refiner.refine(crops)) / 255 if refiner else crops
+        return in_frame(equaliser.sharpen_tensor(crops) if equaliser else crops)
 
     def sample(uniforms, label, position, temperature):
         def sample_block(inputs):

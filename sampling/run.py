@@ -94,6 +94,7 @@ class Run:
         check_cache(cache)
         self.cache = cache
         self.sharpening = load_sharpening(self.folder / "sharpening.json") if sharpen else None
+        self.equaliser = load_sharpening(self.folder / "equalising.json") if sharpen else None
         self.coherence = load_coherence(self.folder / "coherence.json") if sharpen else None
 
     @property
@@ -211,13 +212,16 @@ class Run:
         return self.coherence.join(stack) if self.coherence else stack
 
     def sharpened(self, images):
-        """Images (N, box height, box width) uint8, sharpened and refined where the run knows how and it is wanted."""
+        """Images (N, box height, box width) uint8, sharpened, refined and equalised where the run knows how."""
         images = self.sharpening.sharpen(images) if self.sharpening else images
-        if self.refiner is None:
-            return images
+        return images if self.refiner is None else self.refined(images)
+
+    def refined(self, images):
+        """Sharpened images (N, box height, box width) uint8 of drawn codes, refined, and equalised if it knows how."""
         refine = traced(self.refiner.refine)
         blocks = (images[start : start + BLOCK, ..., None] for start in range(0, len(images), BLOCK))
-        return np.concatenate([to_bytes(np.asarray(refine(block.astype(np.float32) / 255))) for block in blocks])
+        refined = [to_bytes(np.asarray(refine(block.astype(np.float32) / 255))) for block in blocks]
+        return self.equaliser.sharpen(np.concatenate(refined)) if self.equaliser else np.concatenate(refined)
 
     def decode_crops(self, codes, what="codes", block=BLOCK):
         """Codes (N, h, w) int -> images (N, box height, box width) uint8 in the crop box.

@@ -20,6 +20,7 @@ from training.coherence import (
     rings_of,
     transport,
 )
+from training.sharpening import EQUALISER_GAIN, Sharpening
 
 
 def make_stacks(kept, seed, people=24, slices=5):
@@ -122,6 +123,17 @@ def test_people_of_a_run_are_joined_and_single_slices_are_not(finished_run, slic
     given = run.decode_person(codes, {1: shown[2]})
     assert np.array_equal(given[1], shown[2]) and not np.array_equal(given[2], shown[2])
     assert np.array_equal(plain.decode_person(codes), run.decode(codes))
+
+
+def test_what_is_drawn_is_sharpened_refined_and_equalised(finished_run):
+    run, plain = Run(finished_run), Run(finished_run, sharpen=False)
+    images = run.decode_crops(run.sample(2, label="AD", position=1).codes)
+    equaliser, run.equaliser = run.equaliser, None
+    refined = run.refined(run.sharpening.sharpen(images))
+    assert np.array_equal(run.sharpened(images), refined) and (equaliser.gain >= EQUALISER_GAIN).all()
+    run.equaliser = Sharpening(np.full(len(equaliser.gain), 0.5))
+    assert np.array_equal(run.sharpened(images), run.equaliser.sharpen(refined))
+    assert np.array_equal(plain.sharpened(images), images) and not np.array_equal(run.sharpened(images), refined)
 
 
 def test_scans_with_a_slice_at_every_position_are_whole():

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from slices.frame import to_bytes
-from training.sharpening import RINGS, Sharpening, fit_sharpening, load_sharpening, ring_powers
+from training.sharpening import EQUALISER_GAIN, RINGS, Sharpening, fit_sharpening, load_sharpening, ring_powers
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,16 @@ def test_blurred_images_get_the_spectrum_of_sharp_ones(slices):
     assert (powers[1] / powers[0])[12] < 0.6
     np.testing.assert_allclose((powers[2] / powers[0])[:22], 1, atol=0.15)  # in the corners the gain ends before
     assert np.abs(sharpened.astype(int) - sharp).mean() < np.abs(blurred.astype(int) - sharp).mean()
+
+
+def test_an_equaliser_weakens_what_is_too_strong_and_sharpening_does_not(slices):
+    sharp, blurred = slices
+    equaliser = fit_sharpening(blurred, sharp, EQUALISER_GAIN)
+    powers = [sum(map(ring_powers, images)) for images in (blurred, equaliser.sharpen(sharp))]
+    reached = equaliser.gain > EQUALISER_GAIN
+    assert 0 < reached.sum() < RINGS and (equaliser.gain >= EQUALISER_GAIN).all()
+    np.testing.assert_allclose((powers[1] / powers[0])[reached], 1, atol=0.1)
+    assert (fit_sharpening(blurred, sharp).gain >= 1).all()
 
 
 def test_a_gain_of_one_changes_nothing_and_black_stays_black(slices):

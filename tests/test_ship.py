@@ -13,7 +13,7 @@ from test_train import pictures
 import evaluate
 import predict
 from experiments import ship as shipping
-from experiments.ship import ship, without_paths
+from experiments.ship import MEASURED, ship, without_paths
 from sampling.run import Run
 from training import folder as run_folders
 from training.folder import open_run, read_config
@@ -65,7 +65,7 @@ def test_a_shipped_run_draws_the_very_samples_of_the_run(run, shipped):
 
 def test_it_holds_what_it_takes_to_use_it_and_no_path_of_this_machine(run, shipped, tmp_path):
     histories = {f"history_{stage}.csv" for stage in ("vqvae", "prior", "refiner")}
-    models = {"vqvae.keras", "prior.keras", "refiner.keras", "sharpening.json", "coherence.json"}
+    models = {"vqvae.keras", "prior.keras", "refiner.keras", *MEASURED}
     tables = {"config.json", "slices.csv", "people.csv", "metrics.json", "test_looks.csv", "MODEL_CARD.md"}
     assert set(files(shipped)) == histories | models | tables == {path.name for path in shipped.iterdir()}
     assert all((shipped / name).read_bytes() == (run / name).read_bytes() for name in models | {"slices.csv"})

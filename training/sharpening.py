@@ -2,6 +2,9 @@
 
 A decoder draws the mean of what a slice may look like, given its codes, and a mean is smooth. Its edges are where they
 should be, so their strength can be given back by a filter; noise of the missing strength looks like noise on a blur.
+
+The same filter, fitted to refined images of drawn codes, is an equaliser: they lack strength in other frequencies than
+reconstructions do, and a refiner leaves some too weak.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from utils import load_json, save_json
 RINGS = 24  # of frequencies from 0 to half a cycle a pixel
 BLACK = 5  # grey levels: what is no lighter is outside the brain, and stays as it is
 LARGEST_GAIN = 4.0  # over it there is nothing worth amplifying
+EQUALISER_GAIN = 0.5  # the least of an equaliser, which weakens what a refiner made too strong
 
 
 @dataclass
@@ -58,14 +62,15 @@ def load_sharpening(path):
     return Sharpening(np.array(load_json(path)["gain"])) if path.is_file() else None
 
 
-def fit_sharpening(originals, reconstructions):
-    """The Sharpening that gives reconstructions the mean power spectrum of the slices they are of.
+def fit_sharpening(originals, others, smallest_gain=1.0):
+    """The Sharpening that gives images the mean power spectrum of slices.
 
     Args:
-        originals, reconstructions: (N, H, W) uint8.
+        originals, others: (N, H, W) uint8, the slices and as many images.
+        smallest_gain: no ring is made weaker than by this.
     """
-    wanted, found = (sum(map(ring_powers, images)) for images in (originals, reconstructions))
-    return Sharpening(np.clip(np.sqrt(wanted / np.maximum(found, 1e-9)), 1.0, LARGEST_GAIN))
+    wanted, found = (sum(map(ring_powers, images)) for images in (originals, others))
+    return Sharpening(np.clip(np.sqrt(wanted / np.maximum(found, 1e-9)), smallest_gain, LARGEST_GAIN))
 
 
 def frequencies(shape):
