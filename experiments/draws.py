@@ -1,6 +1,6 @@
 """How a finished run's samples change with how they are drawn, against real slices of validation people; run by hand.
 
-    python experiments/draws.py --run brains --draw plain temperature=0.9 top_p=0.95 guidance=2 no_sharpen
+    python experiments/draws.py --run brains --draw no_sharpen sharpened refined plain temperature=0.9 guidance=2
 
 A row for each way to draw: as many samples as there are validation slices, with their labels and positions, seed 0.
 The row `other slices` is what a perfect prior might score: slices of the half of the training people on whom nothing is
@@ -9,6 +9,7 @@ fitted, one for each of the same label and position.
 
 import sys
 import time
+from copy import copy
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -41,6 +42,7 @@ COLUMNS = {  # of the table → key of metrics.distances.set_statistics
     "diversity": "diversity",
     "asymmetry": "anatomy.asymmetry_effect",
 }
+EARLY = ("no_sharpen", "sharpened", "refined")  # ways that stop before all is done to what is decoded
 SHOWN = 6  # samples of each way in the sheet
 
 
@@ -50,7 +52,12 @@ def main(argv):
     parser.add_argument("--run", required=True, metavar="NAME", help="name under runs/, or a path")
     parser.add_argument("--data", metavar="DIR", help="where the run's slices are now")
     parser.add_argument(
-        "--draw", nargs="+", type=way, default=[way("plain")], metavar="WAY", help="plain, no_sharpen, or NAME=NUMBER,…"
+        "--draw",
+        nargs="+",
+        type=way,
+        default=[way("plain")],
+        metavar="WAY",
+        help="plain, no_sharpen, sharpened, refined, or NAME=NUMBER,…",
     )
     parser.add_argument("--out", type=Path, default=REDUCED / "draws.csv", metavar="FILE", help="rows are added to it")
     measure_draws(**vars(parser.parse_args(argv)))
@@ -58,7 +65,7 @@ def main(argv):
 
 def way(text):
     """ "temperature=0.9,guidance=2" -> its text, and {"temperature": 0.9, "guidance": 2.0} to draw with."""
-    given = dict(part.partition("=")[::2] for part in text.split(",") if part not in ("plain", "no_sharpen"))
+    given = dict(part.partition("=")[::2] for part in text.split(",") if part not in ("plain", *EARLY))
     return text, {name: int(value) if name == "top_k" else float(value) for name, value in given.items()}
 
 
@@ -100,7 +107,14 @@ def drawn(run, reference, name, how):
     """Samples (N, H, W) uint8 with the labels and positions of an ImageSet, drawn in one of the ways of ``way``."""
     blocks = draw_codes(run.prior, reference.label, reference.position + 1, 0, scored=False, **how)
     crops = run.decode_crops(np.concatenate([codes for _, codes, _ in blocks])[: len(reference.images)])
-    return crops if "no_sharpen" in name else run.sharpened(crops)
+    if "no_sharpen" in name:
+        return crops
+    if "sharpened" in name:
+        return run.sharpening.sharpen(crops)
+    run = copy(run)
+    if "refined" in name:
+        run.equaliser = None
+    return run.sharpened(crops)
 
 
 def draw_sheet(path, run, draw):

@@ -118,8 +118,8 @@ NOT_RUN = {
     "done; wait": "two ports of its own; test_distribute.py joins workers",
     "git clone REPOSITORY brains": "this is a clone",
     "python train.py --run adni --stage refiner": "its run has one; test_resume.py trains one by itself",
-    "python experiments/draws.py --run brains --draw plain no_sharpen temperature=0.9 top_p=0.95 guidance=1.5 "
-    "guidance=2 guidance=3": "minutes, on real slices",
+    "python experiments/draws.py --run brains --draw no_sharpen sharpened refined plain temperature=0.9 top_p=0.95 "
+    "guidance=1.5 guidance=2": "minutes, on real slices",
     "python dataset.py demo --people 400 --out demo400 --image-size 120 128": "minutes; test_cohort.py makes people",
     "python experiments/calibration.py --data demo400 --out ReducedResults/calibration.json": "an hour; "
     "test_verdicts.py repeats it in small",
