@@ -309,7 +309,14 @@ class Options:
         paper=0.0,
     )
     prior_dropout: float = option(
-        0.0, "share of channels dropped in training", PRIOR, within=(0, 0.9), metavar="P", smoke=0.1, demo=0.1
+        0.2,
+        "share of channels dropped in training",
+        PRIOR,
+        within=(0, 0.9),
+        metavar="P",
+        smoke=0.1,
+        demo=0.1,
+        paper=0.0,
     )
     prior_steps: int = option(
         4000,
