@@ -157,13 +157,11 @@ def variants():
             prior("base", "base"),
             prior("other slices told", "none", prior_slices_below=0),
             prior("levels", "one", prior_levels=1),
-            prior("other slices told", "to 40%", prior_told=0.4),
+            *[prior("other slices told", f"to {share:.0%}", prior_told=share) for share in (0.4, 0.6)],
             prior("dropout", "0%", prior_dropout=0.0),
             vqvae("codes", "2 times 128", num_codes=128, code_depth=2, detail_weight=4.0),
             vqvae("codes", "8 pixels, 4 times 256", downsample=8, code_depth=4, detail_weight=4.0, prior_patch=1),
             later("base", "base"),
-            later("learning rate", "0.004", learning_rate=0.004),
-            later("depth", "8 layers", prior_layers=8),
             later("other slices told", "none", prior_slices_below=0),
         ]
     )
