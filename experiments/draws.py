@@ -9,7 +9,6 @@ fitted, one for each of the same label and position.
 
 import sys
 import time
-from copy import copy
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -111,9 +110,8 @@ def drawn(run, reference, name, how):
         return crops
     if "sharpened" in name:
         return run.sharpening.sharpen(crops)
-    run = copy(run)
     if "refined" in name:
-        run.equaliser = None
+        return run.refined(run.sharpening.sharpen(crops))
     return run.sharpened(crops)
 
 

@@ -214,14 +214,14 @@ class Run:
     def sharpened(self, images):
         """Images (N, box height, box width) uint8, sharpened, refined and equalised where the run knows how."""
         images = self.sharpening.sharpen(images) if self.sharpening else images
-        return images if self.refiner is None else self.refined(images)
+        images = images if self.refiner is None else self.refined(images)
+        return self.equaliser.sharpen(images) if self.equaliser else images
 
     def refined(self, images):
-        """Sharpened images (N, box height, box width) uint8 of drawn codes, refined, and equalised if it knows how."""
+        """Sharpened images (N, box height, box width) uint8 of drawn codes, refined."""
         refine = traced(self.refiner.refine)
         blocks = (images[start : start + BLOCK, ..., None] for start in range(0, len(images), BLOCK))
-        refined = [to_bytes(np.asarray(refine(block.astype(np.float32) / 255))) for block in blocks]
-        return self.equaliser.sharpen(np.concatenate(refined)) if self.equaliser else np.concatenate(refined)
+        return np.concatenate([to_bytes(np.asarray(refine(block.astype(np.float32) / 255))) for block in blocks])
 
     def decode_crops(self, codes, what="codes", block=BLOCK):
         """Codes (N, h, w) int -> images (N, box height, box width) uint8 in the crop box.

@@ -42,7 +42,7 @@ class Coherence:
         joined = np.clip(np.rint(np.fft.irfft2(spectrum, stack.shape[1:])), 0, 255)
         masks = np.stack([brain_mask(image) for image in stack])  # (S, H, W)
         even = even_outlines(masks)
-        joined = np.where((stack > BLACK) | (even & ~masks), joined, stack).astype(np.uint8)
+        joined = np.where((stack > BLACK) | (even & ~masks), joined, stack)
         return np.where(masks & ~even, 0, joined).astype(np.uint8)
 
     @cached_property
@@ -58,7 +58,8 @@ class Coherence:
 def even_outlines(masks):
     """Masks (S, H, W) bool -> the same, of what two of a slice and those below and above it hold; the ends stay."""
     below, here, above = masks[:-2], masks[1:-1], masks[2:]
-    return np.concatenate([masks[:1], below & here | here & above | below & above, masks[1:][-1:]])
+    last = masks[1:][-1:]  # none where it is the first as well
+    return np.concatenate([masks[:1], below & here | here & above | below & above, last])
 
 
 def load_coherence(path):

@@ -14,7 +14,7 @@ CALLED = {
 
 def draws(files):
     """Ways to draw samples, and what tells these from slices: a table."""
-    newest = {row["draw"]: row for row in files.rows("draws.csv")}
+    newest = {row["draw"]: row for row in files.rows("draws.csv") if row["run"] == "brains"}
     columns = (*COLUMNS, "diversity")
     rows = [
         [CALLED.get(draw, draw.replace("=", " ").replace("_", "-")), *(number(row[column], 2) for column in columns)]
